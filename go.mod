@@ -1,0 +1,3 @@
+module vhdfs
+
+go 1.26

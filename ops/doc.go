@@ -1,0 +1,26 @@
+// Package ops is the domain of vhdfs: what a disk image is, how images are
+// found and linked, and what can be done to one.
+//
+//	cmd/vhdfs ──> fs ──> ops <── vhdx  vhd  iso  vfd
+//
+// A format answers one question, where the bytes are: a [Layer] maps guest
+// offsets of one file to runs that are absent, zero or data. Everything above
+// that question lives here once: reading through parents ([Chain]), finding a
+// parent by the path a child recorded ([Library]), one open instance for each
+// host file ([Engine]), the link index, the service's classes and the table of
+// operations. The host's files are reached through [Dir] and [File] only, so
+// that tests can record, cut and fail every call.
+//
+// # Locks
+//
+// In the order they may be taken:
+//
+//	fs root.mu       the set of directories shown
+//	ops Library.mu   the engines by device and inode, the link index
+//	ops Engine.mu    RLock: guest I/O. Lock: upgrade to writing, close, swap of layers
+//	format Disk.mu   block table, free space and log of one open file
+//
+// Calls go down this list only; between engines of one chain they go from the
+// child to its parent. No lock is held over a call into the kernel's side of
+// our own mount. A function named xLocked needs its receiver's lock.
+package ops

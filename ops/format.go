@@ -1,0 +1,68 @@
+package ops
+
+import "time"
+
+// Numbers of formats: Msvm_VirtualHardDiskSettingData.Format.
+const (
+	FormatISO  uint16 = 1
+	FormatVHD  uint16 = 2
+	FormatVHDX uint16 = 3
+	FormatSet  uint16 = 4
+	FormatVFD  uint16 = 0
+)
+
+// Format is one image format, registered explicitly by the program that uses it.
+// Functions that are nil mean that the format cannot do that.
+type Format struct {
+	Name       string   // "vhdx"
+	Number     uint16   // the service's number
+	Extensions []string // which files to look at: ".vhdx", ".avhdx"
+	// Probe tells by content whether f is of this format; ext (lower case, with
+	// dot) only breaks ties. A damaged image of this format is "true": Open says
+	// what is wrong with it.
+	Probe func(f File, ext string) (bool, error)
+	// Open validates what opening needs, within 100 ms and 32 MiB whatever the
+	// file holds, and reads. It owns f: a failed Open has closed it. It writes
+	// nothing, with o.Write too, before the first WriteAt or Zero.
+	Open func(f File, o OpenOptions) (Layer, error)
+	// Set reads a file that only names other images; such a format has no Open.
+	Set func(f File) (Set, error)
+	// Create lays out an empty image in the new, empty file f and syncs it. The
+	// caller gives it its final name afterwards.
+	Create func(f File, s CreateSpec) error
+}
+
+// OpenOptions are the terms of opening one layer.
+type OpenOptions struct {
+	Write bool   // the result must be a [Writer]
+	Ext   string // lower case, with dot
+	Cache *Cache // never nil
+}
+
+// Set is what a VHD set file says.
+type Set struct {
+	Leaf     string // file name of the active disk, in the set's own directory
+	Creator  string
+	ReadOnly string // why the set must not be written; "" when it may
+}
+
+// CreateSpec describes a new image. Zero values mean the format's defaults.
+type CreateSpec struct {
+	Type           Type
+	Size           int64 // bytes
+	BlockSize      uint32
+	LogicalSector  uint32
+	PhysicalSector uint32
+	DiskID         GUID // zero: random
+	Parent         *CreateParent
+	Now            time.Time
+}
+
+// CreateParent is what a new differencing image records of its parent.
+type CreateParent struct {
+	LinkID    GUID
+	DiskID    GUID      // inherited by a VHDX child
+	Timestamp time.Time // the parent file's modification time
+	Relative  string    // slash path from the child's directory, "./p.vhdx" or "../d/p.vhdx"
+	Absolute  string    // host path
+}
