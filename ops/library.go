@@ -1,9 +1,6 @@
 package ops
 
-import (
-	"errors"
-	"log/slog"
-)
+import "errors"
 
 // LibraryOptions are the terms of a [Library].
 type LibraryOptions struct {
@@ -12,7 +9,6 @@ type LibraryOptions struct {
 	Allow   []Dir     // folders that parents may be opened in, by recorded path only
 	Formats []*Format // in the order they are probed
 	Cache   *Cache    // nil: a cache of DefaultCacheBudget
-	Log     *slog.Logger
 }
 
 // Library is the images of a folder, the folders in which their parents may
@@ -140,6 +136,19 @@ type ChainExtent struct {
 func (h *Handle) Extent(off, max int64) (ChainExtent, error) {
 	return ChainExtent{}, errors.ErrUnsupported
 }
+
+// WriteAt stores all of p at off. Any alignment: less than a logical sector is
+// read, changed and written. ErrReadOnly unless opened with Write, ErrPastEnd
+// when p ends past Size (nothing is written then).
+func (h *Handle) WriteAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
+
+// Zero makes a range of any alignment read as zeros, never as a parent's bytes;
+// see [Writer] for unmap.
+func (h *Handle) Zero(off, n int64, unmap bool) error { return errors.ErrUnsupported }
+
+// Flush returns when every write that completed before survives power loss.
+// Concurrent calls share one. See [Writer] for what an error means.
+func (h *Handle) Flush() error { return errors.ErrUnsupported }
 
 // Layers are the refs of the chain, the image itself first.
 func (h *Handle) Layers() []Ref { return nil }
