@@ -1,0 +1,65 @@
+// Package need says what a test needs of the machine. What is missing skips the
+// test at a desk, with the reason, and fails it where CI is set in the
+// environment: a suite that silently did not run proves nothing.
+package need
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// missing ends the test: skipped at a desk, failed where CI is set.
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("needed in CI: "+format, args...)
+	}
+	t.Skipf("needs: "+format, args...)
+}
+
+// Tool is the path of a program that the test runs.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, "the program %s (%v)", name, err)
+	}
+	return path
+}
+
+// Root asks for user id 0.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "root (user id is %d)", os.Geteuid())
+	}
+}
+
+// Fuse asks for what mounting takes: /dev/fuse, and fusermount3 for ordinary users.
+func Fuse(t testing.TB) {
+	t.Helper()
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		missing(t, "FUSE (%v)", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		Tool(t, "fusermount3")
+	}
+}
+
+// Loop asks for the right to make loop devices.
+func Loop(t testing.TB) {
+	t.Helper()
+	Root(t)
+	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		missing(t, "loop devices (%v)", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
