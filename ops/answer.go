@@ -78,11 +78,16 @@ func Errno(err error) string {
 	if err == nil {
 		return ""
 	}
-	no := Classify(err).Errno
-	if no == syscall.EOPNOTSUPP { // one number, two names
+	switch no := Classify(err).Errno; no { // numbers with two names
+	case syscall.EOPNOTSUPP:
 		return "EOPNOTSUPP"
+	case syscall.EUCLEAN:
+		return "EUCLEAN"
+	case syscall.EAGAIN:
+		return "EAGAIN"
+	default:
+		return unix.ErrnoName(no)
 	}
-	return unix.ErrnoName(no)
 }
 
 // advice says what to do about a class of failure. Classes where the message

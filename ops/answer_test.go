@@ -76,3 +76,20 @@ func TestTableOfOperations(t *testing.T) {
 		require.LessOrEqual(t, bare, 1, op.Name)
 	}
 }
+
+// Every errno of the table has a symbol, and the one that people know it by.
+func TestErrnoSymbols(t *testing.T) {
+	require.Equal(t, "", Errno(nil))
+	for _, c := range Classes {
+		require.Regexp(t, `^E[A-Z0-9]+$`, Errno(c.Err))
+	}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{ErrCorrupt, "EUCLEAN"}, {errors.ErrUnsupported, "EOPNOTSUPP"}, {ErrCycle, "ELOOP"}, {ErrParentMismatch, "ESTALE"},
+		{ErrPastEnd, "ENOSPC"}, {ErrForbidden, "EPERM"}, {ErrNoTracking, "ENODATA"}, {ErrTooLong, "E2BIG"}, {syscall.EAGAIN, "EAGAIN"},
+	} {
+		require.Equal(t, tt.want, Errno(tt.err))
+	}
+}
