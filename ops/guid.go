@@ -62,6 +62,19 @@ func (g GUID) MarshalText() ([]byte, error) {
 	return []byte(strings.ToUpper(g.String())), nil
 }
 
+// UnmarshalText reads what [GUID.MarshalText] writes.
+func (g *GUID) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*g = GUID{}
+		return nil
+	}
+	id, err := ParseGUID(string(b))
+	if err == nil {
+		*g = id
+	}
+	return err
+}
+
 // ParseGUID reads the text form in any case, with or without braces.
 func ParseGUID(s string) (GUID, error) {
 	var g GUID

@@ -1,0 +1,170 @@
+package view
+
+import (
+	"errors"
+
+	"vhdfs/ops"
+	"vhdfs/ops/part"
+)
+
+// State is Msvm_VirtualHardDiskState, its seven properties first. Sizes are
+// bytes; null means that vhdfs cannot tell.
+type State struct {
+	FileSize                int64 // length of the file
+	InUse                   bool  // reserved by the service; always false
+	MinInternalSize         *int64
+	PhysicalSectorSize      uint32 // of the host's disk; 512 where the host does not say
+	Alignment               uint32 // 1: payload at multiples of 4 KiB
+	FragmentationPercentage *uint32
+	Timestamp               *string // stored in a VHD; of the file for the others
+
+	Type           string // "fixed", "dynamic", "differencing" or "raw"
+	AllocatedSize  int64  // what the host keeps for the file
+	Attached       bool
+	Device         string
+	OpenHandles    int
+	Children       []string
+	Creator        string
+	Label          string
+	Identifier     ops.GUID // what a child records of this image
+	LogState       string
+	ReadOnlyReason string `json:",omitempty"` // why it cannot be opened for writing
+	LastOperation  *ops.Answer
+	Anomalies      []ops.Anomaly
+	Error          string `json:",omitempty"` // why raw cannot be opened
+	Errno          string `json:",omitempty"`
+	StatusCode     uint32 // JobCompletionStatusCode of Error, 0 without
+}
+
+// Measured is what takes more than looking at the image's headers.
+type Measured struct {
+	FileSize                int64 // of the file that holds the disk
+	MinInternalSize         *int64
+	FragmentationPercentage *uint32
+	Children                []string
+}
+
+// NewState makes it from a chain, the image itself first.
+func NewState(links []ops.Link, m Measured, live Live) *State {
+	found := links[0].Found
+	info := &found.Info
+	stamp := info.Timestamp
+	if stamp.IsZero() {
+		stamp = found.Stat.Mtime
+	}
+	s := &State{
+		FileSize:                m.FileSize,
+		MinInternalSize:         m.MinInternalSize,
+		PhysicalSectorSize:      found.Stat.SectorSize,
+		FragmentationPercentage: m.FragmentationPercentage,
+		Timestamp:               DateTime(stamp),
+		Type:                    info.Type.String(),
+		AllocatedSize:           found.Stat.Blocks * 512,
+		Attached:                live.Attached,
+		Device:                  live.Device,
+		OpenHandles:             live.OpenHandles,
+		Children:                append([]string{}, m.Children...),
+		Creator:                 info.Creator,
+		Label:                   info.Label,
+		Identifier:              info.LinkID,
+		LogState:                string(info.Log),
+		ReadOnlyReason:          info.ReadOnly,
+		LastOperation:           live.LastOperation,
+		Anomalies:               append([]ops.Anomaly{}, info.Anomalies...),
+	}
+	if s.PhysicalSectorSize == 0 {
+		s.PhysicalSectorSize = 512
+	}
+	if info.Aligned {
+		s.Alignment = 1
+	}
+	if err := broken(links); err != nil {
+		s.Error, s.Errno, s.StatusCode = ops.Sentence(err), ops.Errno(err), uint32(ops.StatusOf(err))
+	}
+	return s
+}
+
+// broken is why the image cannot be read through its chain; nil when it can.
+func broken(links []ops.Link) error {
+	for i := range links {
+		if err := links[i].Found.Err; err != nil {
+			return err
+		}
+		if err := links[i].Err; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Source) state() (*State, error) {
+	links, err := s.Library.ChainOf(s.Image)
+	if err != nil {
+		return nil, err
+	}
+	m := Measured{FileSize: links[0].Found.Stat.Size}
+	if f := links[0].Found; f.Set != nil && f.Err == nil {
+		leaf, err := s.Library.Inspect(f.Leaf)
+		if err != nil {
+			return nil, err
+		}
+		m.FileSize = leaf.Stat.Size
+	}
+	if m.Children, err = s.children(); err != nil {
+		return nil, err
+	}
+	if broken(links) == nil {
+		if m.MinInternalSize, err = s.minInternalSize(); err != nil {
+			return nil, err
+		}
+		if m.FragmentationPercentage, err = s.fragmentation(links[0].Found); err != nil {
+			return nil, err
+		}
+	}
+	return NewState(links, m, s.Live), nil
+}
+
+func (s *Source) children() ([]string, error) {
+	refs, err := s.Library.Children(s.Image)
+	if err != nil {
+		return nil, err
+	}
+	paths := make([]string, len(refs))
+	for i, r := range refs {
+		paths[i] = r.Path()
+	}
+	return paths, nil
+}
+
+// minInternalSize is null while another program writes to the image: its table
+// may be half written.
+func (s *Source) minInternalSize() (*int64, error) {
+	t, _, err := s.table()
+	switch {
+	case errors.Is(err, ops.ErrBusy):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return t.MinInternalSize, nil
+}
+
+// table reads the partition table through the chain.
+func (s *Source) table() (t *part.Table, size int64, err error) {
+	found, err := s.Library.Inspect(s.Image)
+	if err != nil {
+		return nil, 0, err
+	}
+	h, err := s.Library.Open(s.Image, ops.Read)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, h.Close()) }()
+	// A CD's tables, where it has one, count in sectors of a disk.
+	sector := found.Info.LogicalSector
+	if sector == 0 || found.Info.Type == 0 {
+		sector = 512
+	}
+	t, err = part.Read(h, h.Size(), sector)
+	return t, h.Size(), err
+}
