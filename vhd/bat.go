@@ -1,0 +1,60 @@
+package vhd
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"vhdfs/ops"
+)
+
+const (
+	unused = 0xffffffff // BAT entry of a block that is not allocated
+
+	// tablePage is the unit in which the BAT is cached: 1024 entries.
+	tablePage = 4096
+)
+
+// entryLocked is BAT entry b: the sector of the block's bitmap, or unused.
+func (d *Disk) entryLocked(b int64) (uint32, error) {
+	if s, ok := d.mu.bat[b]; ok {
+		return s, nil
+	}
+	page, err := d.tablePageLocked(b * 4 / tablePage)
+	if err != nil {
+		return 0, err
+	}
+	return binary.BigEndian.Uint32(page[b*4%tablePage:]), nil
+}
+
+func (d *Disk) tablePageLocked(i int64) ([]byte, error) {
+	return d.table.Get(i, func(p []byte) error {
+		n := min(tablePage, d.head.tableBytes()-i*tablePage)
+		return readFull(d.file, p[:n], int64(d.head.tableOffset)+i*tablePage, fmt.Sprintf("block table page %d", i))
+	})
+}
+
+// blockLocked is the byte offset of block b's bitmap; false when the block is
+// not allocated. An entry that cannot be is an error of this block alone.
+func (d *Disk) blockLocked(b int64) (at int64, ok bool, err error) {
+	s, err := d.entryLocked(b)
+	if err != nil || s == unused {
+		return 0, false, err
+	}
+	at = int64(s) * sectorSize
+	return at, true, d.checkEntry(b, at)
+}
+
+// checkEntry says why a block's bitmap cannot be at at. A block may end past the
+// end of a cut-off file: then only reads of the missing bytes fail.
+func (d *Disk) checkEntry(b, at int64) error {
+	if s, bad := d.lay.overlaps(at, d.stride()); bad {
+		return ops.Corruptf(ops.StatusBATCorrupt, "vhd: bat entry %d: block at %#x overlaps the %s at %#x", b, at, s.what, s.off)
+	}
+	if at+d.mapBytes > d.lay.end {
+		return ops.Corruptf(ops.StatusBATCorrupt, "vhd: bat entry %d: offset %#x past end of file %#x", b, at, d.lay.end)
+	}
+	return nil
+}
+
+// stride is the length of a block in the file: bitmap and data.
+func (d *Disk) stride() int64 { return d.mapBytes + d.blockSize }

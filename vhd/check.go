@@ -1,0 +1,87 @@
+package vhd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"vhdfs/ops"
+)
+
+// Check reports what opening does not look at: entries out of range, blocks that
+// overlap, space that nothing uses, and data that other readers would not see;
+// see [ops.Checker]. Writers wait while it runs over the table.
+func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
+	if err := d.checkTable(ctx, report); err != nil || d.foot.typ() != ops.Dynamic {
+		return err
+	}
+	for b := range blocksFor(d.size, d.blockSize) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := d.checkHidden(b, report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Disk) checkTable(ctx context.Context, report func(ops.Anomaly)) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	bad := 0
+	s, err := d.scanLocked(ctx, func(b int64, err error) error {
+		bad++
+		report(anomaly("vhd.bat", ops.Broken, fmt.Sprintf("bat entry %d", b), err))
+		return nil
+	})
+	switch {
+	case isCorrupt(err):
+		report(anomaly("vhd.bat", ops.Broken, "block table", err))
+		return nil
+	case err != nil:
+		return err
+	}
+	// Alignment leaves less than 4 KiB before each block and before the footer.
+	if leak := s.gaps + max(d.lay.end-s.end, 0); bad == 0 && leak > 4096*(s.allocated+1) {
+		report(ops.Anomaly{Name: "vhd.leak", Severity: ops.Note, Where: "file", Text: fmt.Sprintf("vhd: %d bytes of the file belong to no block", leak)})
+	}
+	return nil
+}
+
+// checkHidden looks for data under bits of a dynamic disk's block that are
+// clear: readers that honour the bitmap take zeros there.
+func (d *Disk) checkHidden(b int64, report func(ops.Anomaly)) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	at, ok, err := d.blockLocked(b)
+	if isCorrupt(err) || err == nil && (!ok || d.checkWhole(b, at) != nil) {
+		return nil // reported with the table
+	}
+	if err != nil {
+		return err
+	}
+	m, err := d.bitmapLocked(b, at)
+	if err != nil {
+		return err
+	}
+	sector, zero := make([]byte, sectorSize), make([]byte, sectorSize)
+	last := d.blockSize / sectorSize
+	for s := int64(0); s < last; s++ {
+		if n, set := bitRun(m, s, last); set {
+			s += n - 1
+			continue
+		}
+		if err := readFull(d.file, sector, at+d.mapBytes+s*sectorSize, fmt.Sprintf("data of block %d", b)); err != nil {
+			return err
+		}
+		if !bytes.Equal(sector, zero) {
+			report(ops.Anomaly{
+				Name: "vhd.bitmap.data", Severity: ops.Warning, Where: fmt.Sprintf("block %d", b),
+				Text: fmt.Sprintf("vhd: block %d: data in sector %d under a clear bit: other readers take zeros", b, s),
+			})
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package vhd
+
+import (
+	"fmt"
+
+	"vhdfs/ops"
+)
+
+// choice is the footer in effect, and what follows from the state of both.
+type choice struct {
+	f    footer
+	head header // not for a fixed disk
+	end  int64  // where structures and blocks have to end
+
+	tail      int64 // offset of a good end footer, -1 without one
+	mend      bool  // the first write has to restore a footer
+	readOnly  string
+	anomalies []ops.Anomaly
+}
+
+func (c *choice) note(name string, sev ops.Severity, where, format string, args ...any) {
+	c.anomalies = append(c.anomalies, ops.Anomaly{Name: name, Severity: sev, Where: where, Text: fmt.Sprintf(format, args...)})
+}
+
+// choose decides which footer is in effect. The end of the file comes first; the
+// copy at 0 takes its place only when the end holds nothing, or the remains of a
+// footer that was not a fixed disk's.
+func choose(file ops.File, s *slots) (choice, error) {
+	switch {
+	case s.tail.state == slotPoison:
+		return choice{}, s.tail.err
+	case s.head.state == slotPoison && s.tail.state != slotGood:
+		return choice{}, s.head.err
+	case s.tail.state == slotBad:
+		return choice{}, s.tail.err
+	case s.tail.state == slotGood && s.tail.f.typ() == ops.Fixed:
+		return chooseFixed(s)
+	case s.tail.state == slotGood:
+		return chooseTail(file, s)
+	case s.tail.state == slotDamaged && s.tail.f.typ() == ops.Fixed:
+		return chooseDamagedFixed(s)
+	case s.head.state == slotGood && s.head.f.typ() != ops.Fixed:
+		return chooseHead(file, s)
+	case s.tail.state == slotDamaged && s.head.state == slotDamaged:
+		return chooseDamaged(file, s)
+	case s.tail.state == slotDamaged:
+		return choice{}, s.tail.err
+	case s.head.state == slotBad || s.head.state == slotDamaged:
+		return choice{}, s.head.err
+	}
+	off, found, err := strayFooter(file, s.size)
+	if err != nil {
+		return choice{}, err
+	}
+	if found {
+		return choice{}, ops.Corruptf(ops.StatusFooterMissing, "vhd: footer: %d bytes follow the one at %#x, which has to end the file", s.size-off-footerSize, off)
+	}
+	return choice{}, s.tail.err
+}
+
+func chooseFixed(s *slots) (choice, error) {
+	c := choice{f: s.tail.f, end: s.tail.off, tail: s.tail.off}
+	if int64(c.f.currentSize) > s.tail.off {
+		return c, ops.Corruptf(ops.StatusFileSizeInvalid, "vhd: footer: disk of %d bytes in a file with %d before its footer: cut off, or the last part of a split image", c.f.currentSize, s.tail.off)
+	}
+	if rest := s.tail.off - int64(c.f.currentSize); rest > 0 {
+		c.note("vhd.length", ops.Note, "footer", "%d bytes between the disk's end and the footer", rest)
+	}
+	c.common(&s.tail)
+	return c, nil
+}
+
+// chooseDamagedFixed: nothing but the length of the file can vouch for a fixed
+// disk's footer with a wrong checksum.
+func chooseDamagedFixed(s *slots) (choice, error) {
+	if s.tail.f.validate(s.tail.where) != nil || int64(s.tail.f.currentSize) != s.tail.off {
+		return choice{}, s.tail.err
+	}
+	c := choice{f: s.tail.f, end: s.tail.off, tail: -1}
+	c.distrust(s)
+	return c, nil
+}
+
+func chooseTail(file ops.File, s *slots) (choice, error) {
+	c := choice{f: s.tail.f, end: s.tail.off, tail: s.tail.off}
+	var err error
+	if c.head, err = readHeader(file, &c.f, c.end); err != nil {
+		return c, err
+	}
+	c.common(&s.tail)
+	switch {
+	case s.head.state == slotPoison:
+		return c, s.head.err
+	case s.head.state == slotEmpty, s.head.state == slotDamaged:
+		c.note("vhd.footer.copy", ops.Warning, "footer copy", "%s", anomaly("", "", "", s.head.err).Text)
+		c.mend = true
+	case string(s.head.f.raw[:s.tail.len]) == string(c.f.raw[:s.tail.len]):
+	case s.head.f.dataOffset != c.f.dataOffset && leadsToHeader(file, s):
+		return c, ops.Corruptf(ops.StatusFooterCorrupt, "vhd: footer: dynamic header at %#x, but at %#x by the copy at 0", c.f.dataOffset, s.head.f.dataOffset)
+	case s.head.state == slotGood && c.f.sameButSize(&s.head.f) && c.head.validate(&s.head.f, int64(c.f.dataOffset), c.end) == nil:
+		c.note("vhd.footer.differ", ops.Warning, "footer copy", "size %d, by the footer at the end %d", s.head.f.currentSize, c.f.currentSize)
+		c.mend = true
+	default:
+		c.note("vhd.footer.differ", ops.Warning, "footer copy", "id %s, type %d, size %d; by the footer at the end id %s, type %d, size %d",
+			s.head.f.id, s.head.f.diskType, s.head.f.currentSize, c.f.id, c.f.diskType, c.f.currentSize)
+		c.readOnly = "the footers at the end and at 0 differ"
+	}
+	return c, nil
+}
+
+// leadsToHeader tells whether the copy at 0 has a dynamic header of its own.
+func leadsToHeader(file ops.File, s *slots) bool {
+	_, err := headFooter(file, s)
+	return err == nil
+}
+
+// chooseHead: a crash while the file grew leaves no footer at its end.
+func chooseHead(file ops.File, s *slots) (choice, error) {
+	c := choice{f: s.head.f, end: s.size, tail: -1, mend: true}
+	var err error
+	if c.head, err = headFooter(file, s); err != nil {
+		return c, err
+	}
+	c.common(&s.head)
+	c.note("vhd.footer.end", ops.Warning, "footer", "%s", anomaly("", "", "", s.tail.err).Text)
+	if s.size%sectorSize != 0 {
+		c.readOnly = fmt.Sprintf("the file's length %d is no whole number of sectors", s.size)
+	}
+	return c, nil
+}
+
+// chooseDamaged reads a file whose footers have the same wrong checksum: they
+// bear each other out, and the dynamic header has to fit them exactly.
+func chooseDamaged(file ops.File, s *slots) (choice, error) {
+	c := choice{f: s.tail.f, end: s.tail.off, tail: -1}
+	if s.tail.f.validate(s.tail.where) != nil || string(s.head.f.raw[:s.tail.len]) != string(c.f.raw[:s.tail.len]) {
+		return c, s.tail.err
+	}
+	var err error
+	if c.head, err = readHeader(file, &c.f, c.end); err != nil {
+		return c, err
+	}
+	if need := blocksFor(int64(c.f.currentSize), int64(c.head.blockSize)); int64(c.head.entries) != need {
+		return c, s.tail.err
+	}
+	c.distrust(s)
+	return c, nil
+}
+
+func (c *choice) distrust(s *slots) {
+	c.common(&s.tail)
+	c.note("vhd.footer.checksum", ops.Broken, s.tail.where, "%s", anomaly("", "", "", s.tail.err).Text)
+	c.readOnly = "the footer's checksum is wrong"
+}
+
+// common notes what is odd about the footer in effect.
+func (c *choice) common(s *slot) {
+	f := &c.f
+	if s.len == shortFooterSize {
+		c.note("vhd.footer.short", ops.Note, s.where, "511 bytes, as before Virtual PC 2004")
+		c.readOnly = "its footer has 511 bytes"
+	}
+	if f.savedState {
+		c.note("vhd.savedstate", ops.Note, s.where, "the disk belongs to the saved state of a machine")
+		c.readOnly = "the disk belongs to the saved state of a machine"
+	}
+	if f.raw[85] != 0 {
+		c.note("vhd.footer.hidden", ops.Note, s.where, "blktap's hidden flag is %d", f.raw[85])
+	}
+	if chs := f.chs.bytes(); (f.creator == creatorVPC || f.creator == creatorQEMU) && chs != int64(f.currentSize) && chs < maxCHS*sectorSize {
+		c.note("vhd.geometry", ops.Note, s.where, "geometry says %d bytes, the size field %d: QEMU goes by the geometry", chs, f.currentSize)
+	}
+}
+
+// blocksFor is the number of blocks of a disk.
+func blocksFor(size, blockSize int64) int64 { return (size + blockSize - 1) / blockSize }
