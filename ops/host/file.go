@@ -1,0 +1,136 @@
+package host
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vhdfs/ops"
+)
+
+// maxWrite bounds one system call in bytes: the kernel stores no more than 2 GiB.
+const maxWrite = 1 << 30
+
+// File is an open regular file of the host. Safe for concurrent use.
+type File struct {
+	f  *os.File
+	mu struct {
+		sync.Mutex
+		locked locks
+	}
+}
+
+var _ ops.File = (*File)(nil)
+
+// ReadAt fills p; io.EOF with what is there at the end of the file.
+func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
+
+// WriteAt stores all of p, going on after short writes and signals.
+func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) && err == nil {
+		err = f.control("write", func(fd int) error {
+			done, err := unix.Pwrite(fd, p[n:min(len(p), n+maxWrite)], off+int64(n))
+			n += max(done, 0)
+			return err
+		})
+	}
+	return n, err
+}
+
+// Close gives up the file's locks, too.
+func (f *File) Close() error { return f.f.Close() }
+
+// control runs a system call on the descriptor while nobody can close it.
+func (f *File) control(op string, call func(fd int) error) error {
+	conn, err := f.f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var callErr error
+	err = conn.Control(func(fd uintptr) {
+		callErr = retry(func() error { return call(int(fd)) })
+	})
+	if err != nil {
+		callErr = fs.ErrClosed // the one reason not to run the call
+	}
+	if callErr != nil {
+		return &fs.PathError{Op: op, Path: f.f.Name(), Err: callErr}
+	}
+	return nil
+}
+
+// Stat is of the open file.
+func (f *File) Stat() (st ops.FileStat, err error) {
+	err = f.control("stat", func(fd int) error {
+		st, err = statFD(fd)
+		return err
+	})
+	return st, err
+}
+
+// Truncate sets the size.
+func (f *File) Truncate(size int64, _ string) error {
+	return f.control("truncate", func(fd int) error { return unix.Ftruncate(fd, size) })
+}
+
+// Sync is fdatasync: content, size and what is needed to find them.
+func (f *File) Sync(string) error { return f.control("sync", unix.Fdatasync) }
+
+// Punch makes a hole; the size stays.
+func (f *File) Punch(off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	return f.control("punch", func(fd int) error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
+}
+
+// Allocate reserves space and extends the size.
+func (f *File) Allocate(off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	return f.control("allocate", func(fd int) error { return unix.Fallocate(fd, 0, off, n) })
+}
+
+// NextData finds the next run of stored data.
+func (f *File) NextData(off int64) (data, hole int64, err error) {
+	err = f.control("seek", func(fd int) error {
+		if data, err = unix.Seek(fd, off, unix.SEEK_DATA); err != nil {
+			return err
+		}
+		hole, err = unix.Seek(fd, data, unix.SEEK_HOLE)
+		return err
+	})
+	if isErrno(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	return data, hole, err
+}
+
+// statFile is of a descriptor that only this call uses.
+func statFile(f *os.File) (ops.FileStat, error) { return statFD(int(f.Fd())) }
+
+func statFD(fd int) (ops.FileStat, error) {
+	var x unix.Statx_t
+	const want = unix.STATX_BASIC_STATS | unix.STATX_DIOALIGN
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, want, &x); err != nil {
+		return ops.FileStat{}, err
+	}
+	st := ops.FileStat{
+		ID:    ops.FileID{Dev: unix.Mkdev(x.Dev_major, x.Dev_minor), Ino: x.Ino},
+		Size:  int64(x.Size), // the kernel keeps it below 2^63
+		Mtime: time.Unix(x.Mtime.Sec, int64(x.Mtime.Nsec)), Ctime: time.Unix(x.Ctime.Sec, int64(x.Ctime.Nsec)),
+		Blocks: int64(x.Blocks), Mode: uint32(x.Mode) & 0o7777, UID: x.Uid, GID: x.Gid,
+		IsDir: x.Mode&unix.S_IFMT == unix.S_IFDIR, IsRegular: x.Mode&unix.S_IFMT == unix.S_IFREG,
+	}
+	if x.Mask&unix.STATX_DIOALIGN != 0 {
+		st.SectorSize = x.Dio_offset_align
+	}
+	return st, nil
+}
