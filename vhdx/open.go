@@ -1,0 +1,185 @@
+package vhdx
+
+import (
+	"strings"
+	"unicode/utf16"
+
+	"vhdfs/ops"
+)
+
+// open reads and judges everything but the BAT, which is judged entry by entry
+// as it is used. It writes nothing.
+func open(f ops.File, o ops.OpenOptions) (*Disk, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	d := &Disk{f: f, fileSize: st.Size, src: f}
+	for _, step := range []func() error{d.openIdentifier, d.openHeaders, d.openLog, d.openRegions, d.openMetadata} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	d.table = table{src: d.src, cache: o.Cache.Pages(int(pageSize)), dirty: map[int64][]byte{}}
+	return d, nil
+}
+
+// openIdentifier reads the file type identifier ([MS-VHDX] 2.2.1).
+func (d *Disk) openIdentifier() error {
+	b := make([]byte, len(signature)+creatorField)
+	if err := readFull(d.f, b, 0, "identifier"); err != nil {
+		return err
+	}
+	if got := string(b[:len(signature)]); got != signature {
+		return corruptf(ops.StatusFormatUnknown, "identifier: signature %q, want %q", got, signature)
+	}
+	units := make([]uint16, 0, creatorField/2)
+	for i := len(signature); i < len(b); i += 2 {
+		units = append(units, le.Uint16(b[i:]))
+	}
+	d.creator, _, _ = strings.Cut(string(utf16.Decode(units)), "\x00")
+	return nil
+}
+
+func (d *Disk) openHeaders() error {
+	var raw [2][]byte
+	for i, off := range headerOffset {
+		raw[i] = make([]byte, headerSize)
+		if err := readFull(d.f, raw[i], off, headerName(i)); err != nil {
+			return err
+		}
+	}
+	hs, err := pickHeader(raw)
+	if err != nil {
+		return err
+	}
+	d.headers, d.found = hs, append(d.found, hs.anomalies...)
+	switch h := hs.current; {
+	case h.seq == ^uint64(0):
+		d.readOnly = "the header's sequence number cannot grow any more"
+	case h.logLength == 0:
+		d.readOnly = "the file has no log"
+	}
+	return hs.current.check(d.fileSize)
+}
+
+// openLog lays a dirty log over the file, or finds that it has no valid
+// sequence: QEMU leaves such files when it dies between two writes, with
+// nothing half done, but nobody can prove that.
+func (d *Disk) openLog() error {
+	h := d.headers.current
+	if h.log.IsZero() {
+		d.logState = ops.LogClean
+		return nil
+	}
+	g := ring{r: d.f, off: int64(h.logOffset), length: int64(h.logLength)}
+	seq, err := findSequence(g, h.log)
+	if err != nil {
+		return err
+	}
+	if len(seq) == 0 {
+		d.logState = ops.LogEmpty
+		d.readOnly = "the log is in use and has no valid entry"
+		d.found = append(d.found, ops.Anomaly{
+			Name: "vhdx.log.empty", Severity: ops.Warning, Where: "log",
+			Text: "log " + h.log.String() + " is in use and has no valid entry; the file is shown as it stands",
+		})
+		return nil
+	}
+	o, err := newOverlay(d.f, g, seq, d.fileSize)
+	if err != nil {
+		return err
+	}
+	d.overlay, d.src, d.fileSize = o, o, o.total
+	d.logState = ops.LogReplayed
+	d.found = append(d.found, ops.Anomaly{
+		Name: "vhdx.log.dirty", Severity: ops.Note, Where: "log",
+		Text: "the log was not empty; it is replayed in memory",
+	})
+	return nil
+}
+
+func (d *Disk) openRegions() error {
+	var raw [2][]byte
+	for i, off := range regionOffset {
+		raw[i] = make([]byte, regionTableSize)
+		if err := readFull(d.src, raw[i], off, "region table"); err != nil {
+			return err
+		}
+	}
+	r, found, err := pickRegions(raw)
+	d.found = append(d.found, found...)
+	if err != nil {
+		return err
+	}
+	d.regions = r
+	log := d.headers.current.logSpan()
+	for _, s := range r.all() {
+		if log.len() > 0 && s.overlaps(log) {
+			return corruptf(ops.StatusMetadataRead, "region at %#x overlaps the log at %#x", s.off, log.off)
+		}
+	}
+	d.reserved = r.all()
+	if log.len() > 0 {
+		d.reserved = append(d.reserved, log)
+	}
+	return nil
+}
+
+func (d *Disk) openMetadata() error {
+	region := d.regions.metadata
+	b := make([]byte, metadataTableSize)
+	if err := readFull(d.src, b, region.off, "metadata table"); err != nil {
+		return err
+	}
+	items, err := decodeMetadataTable(b, region.len())
+	if err != nil {
+		return err
+	}
+	get := func(id ops.GUID) ([]byte, error) {
+		it, ok := items[id]
+		if want := itemLength[id]; !ok || want != 0 && it.length != want {
+			return nil, corruptf(ops.StatusMetadataRead, "metadata item %s: %d bytes, want %d", id, it.length, want)
+		}
+		b := make([]byte, it.length)
+		return b, readFull(d.src, b, region.off+int64(it.offset), "metadata item")
+	}
+	if d.metadata, err = decodeMetadata(get); err != nil {
+		return err
+	}
+	if d.metadata.hasParent {
+		if err := d.openLocator(get); err != nil {
+			return err
+		}
+	}
+	d.geometry = newGeometry(d.metadata)
+	bat, need := d.regions.bat, d.geometry.entries*entryBytes
+	if need > bat.len() {
+		return corruptf(ops.StatusBATCorrupt, "bat: %d entries need %#x bytes, the region has %#x", d.geometry.entries, need, bat.len())
+	}
+	if bat.off+roundUp(need, pageSize) > d.fileSize {
+		return corruptf(ops.StatusFileSizeInvalid, "bat: %#x bytes at %#x past end of file %#x", need, bat.off, d.fileSize)
+	}
+	return nil
+}
+
+func (d *Disk) openLocator(get func(ops.GUID) ([]byte, error)) error {
+	b, err := get(itemLocator)
+	if err != nil {
+		return err
+	}
+	l, err := decodeLocator(b)
+	if err != nil {
+		return err
+	}
+	if d.parent, err = l.parent(); err != nil {
+		return err
+	}
+	if len(d.parent.Paths) == 0 {
+		d.found = append(d.found, ops.Anomaly{
+			Name: "vhdx.locator.no-path", Severity: ops.Warning, Where: "parent locator",
+			Text: "the parent locator holds no path; the parent can be found by its id only",
+		})
+	}
+	return nil
+}
