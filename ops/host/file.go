@@ -35,6 +35,9 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 		err = f.control("write", func(fd int) error {
 			done, err := unix.Pwrite(fd, p[n:min(len(p), n+maxWrite)], off+int64(n))
 			n += max(done, 0)
+			if done == 0 && err == nil {
+				err = io.ErrShortWrite
+			}
 			return err
 		})
 	}

@@ -168,3 +168,11 @@ func TestLockLinesOfTheKernel(t *testing.T) {
 		require.Equal(t, want, lockCovers(line, id, 201), line)
 	}
 }
+
+// The bytes are a protocol with other programs: they are spelt out here.
+func TestLockBytes(t *testing.T) {
+	require.Equal(t, []int64{100, 201, 203}, readerLocks.bytes())
+	require.Equal(t, []int64{100, 101, 103, 201, 203}, writerLocks.bytes())
+	require.Equal(t, []int64{101, 103, 200}, readerLocks.conflicts())
+	require.Equal(t, []int64{101, 103, 200, 201, 203}, writerLocks.conflicts())
+}
