@@ -62,8 +62,8 @@ func TestTableOfOperations(t *testing.T) {
 		keys := map[string]bool{}
 		for _, a := range op.Args {
 			require.NotEmpty(t, a.Help, "%s %s", op.Name, a.Name)
-			require.False(t, keys[a.key()], "%s %s twice", op.Name, a.key())
-			keys[a.key()] = true
+			require.False(t, keys[a.Key()], "%s %s twice", op.Name, a.Key())
+			keys[a.Key()] = true
 			if a.Bare {
 				bare++
 				require.NotContains(t, []ArgKind{ArgBool, ArgWord}, a.Kind, "%s %s", op.Name, a.Name)

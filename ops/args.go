@@ -64,8 +64,8 @@ func (a Args) Amount(name string) Amount { v, _ := a[name].(Amount); return v }
 // ID is an ArgID; zero when absent.
 func (a Args) ID(name string) GUID { g, _ := a[name].(GUID); return g }
 
-// key is what users type most.
-func (a *Arg) key() string {
+// Key is what users type most: the short name, else the name in lower case.
+func (a *Arg) Key() string {
 	if a.Short != "" {
 		return a.Short
 	}
@@ -77,7 +77,7 @@ func (a *Arg) named(key string) bool {
 }
 
 func (a *Arg) synopsis() string {
-	s := a.key() + "=" + a.placeholder()
+	s := a.Key() + "=" + a.placeholder()
 	if !a.Required || a.Default != "" {
 		return "[" + s + "]"
 	}
@@ -106,7 +106,7 @@ func (a *Arg) placeholder() string {
 }
 
 func (a *Arg) usage() string {
-	s := a.key()
+	s := a.Key()
 	if a.Short != "" {
 		s += " (" + a.Name + ")"
 	}
@@ -124,9 +124,9 @@ func (a *Arg) parse(s string) (any, error) {
 		if w, ok := a.word(s); ok {
 			return Amount{Word: w}, nil
 		}
-		return parseAmount(a.key(), s)
+		return parseAmount(a.Key(), s)
 	case ArgBool:
-		return parseBool(a.key(), s)
+		return parseBool(a.Key(), s)
 	case ArgWord:
 		if w, ok := a.word(s); ok {
 			return w, nil
@@ -155,15 +155,24 @@ func (a *Arg) word(s string) (string, bool) {
 	return "", false
 }
 
-func (a *Arg) bad(s, why string) error { return badArgument(a.key(), s, why) }
+func (a *Arg) bad(s, why string) error { return badArgument(a.Key(), s, why) }
 
 func badArgument(key, s, why string) error {
 	return fmt.Errorf("%s=%q: bad argument, %s", key, s, why)
 }
 
-// parseAmount reads bytes with an optional K, M, G or T (powers of 1024) and an
-// optional + in front. The result fits an int64; zero is read, not judged.
-func parseAmount(key, s string) (any, error) {
+// ParseSize reads bytes with an optional K, M, G or T (powers of 1024) and an
+// optional + in front. The result fits an int64; zero is read, not judged. The
+// error, an ErrUsage, names the key.
+func ParseSize(key, s string) (Amount, error) {
+	a, err := parseAmount(key, s)
+	if err != nil {
+		return Amount{}, Errorf(ErrUsage, 0, "%v", err)
+	}
+	return a, nil
+}
+
+func parseAmount(key, s string) (Amount, error) {
 	const want = "want a size such as 1073741824, 40G or +10G"
 	digits, relative := strings.CutPrefix(s, "+")
 	shift := 0
@@ -173,11 +182,11 @@ func parseAmount(key, s string) (any, error) {
 		}
 	}
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
-		return nil, badArgument(key, s, want)
+		return Amount{}, badArgument(key, s, want)
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n > math.MaxInt64>>shift {
-		return nil, badArgument(key, s, fmt.Sprintf("more than %d bytes", int64(math.MaxInt64)))
+		return Amount{}, badArgument(key, s, fmt.Sprintf("more than %d bytes", int64(math.MaxInt64)))
 	}
 	return Amount{Bytes: n << shift, Relative: relative}, nil
 }

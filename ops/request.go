@@ -79,7 +79,7 @@ func (o *Op) bind(words []word) (Args, error) {
 		case a == nil:
 			return nil, o.usagef("%q needs a name in front; %s", w.value, o.known())
 		case args.Has(a.Name):
-			return nil, o.usagef("argument %q is given twice", a.key())
+			return nil, o.usagef("argument %q is given twice", a.Key())
 		}
 		v, err := a.parse(w.value)
 		if err != nil {
@@ -116,7 +116,7 @@ func (o *Op) fill(args Args, a *Arg) error {
 		}
 		args[a.Name] = v
 	case a.Required:
-		return o.usagef("%s is required; %s", a.key(), a.Help)
+		return o.usagef("%s is required; %s", a.Key(), a.Help)
 	}
 	return nil
 }

@@ -1,0 +1,32 @@
+# vhdfs: make demo, make test. As root on Debian both install what they need.
+
+GO ?= go
+
+# Packages that are tested with the race detector: those that many goroutines enter.
+RACE = ./ops ./ops/host ./vhdx ./vhd ./fs ./test/sim
+
+.PHONY: build test demo bench soak lint needs
+
+build:
+	$(GO) build -o bin/vhdfs ./cmd/vhdfs
+
+test: needs lint
+	GO="$(GO)" RACE="$(RACE)" ./test/run
+	GO="$(GO)" ./test/fuzz 8s
+
+demo: needs build
+	./test/demo/demo bin/vhdfs
+
+bench: needs build
+	./test/bench/bench bin/vhdfs
+
+# Fuzz every parser for a minute each.
+soak:
+	GO="$(GO)" ./test/fuzz 60s
+
+lint:
+	$(GO) vet ./...
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
+
+needs:
+	@./test/needs
