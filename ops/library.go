@@ -1,6 +1,15 @@
 package ops
 
-import "errors"
+import (
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// StateDir is the folder beside images in which vhdfs keeps journals, undo
+// records and temporaries. It is never shown and never searched.
+const StateDir = ".vhdfs-state"
 
 // LibraryOptions are the terms of a [Library].
 type LibraryOptions struct {
@@ -9,29 +18,73 @@ type LibraryOptions struct {
 	Allow   []Dir     // folders that parents may be opened in, by recorded path only
 	Formats []*Format // in the order they are probed
 	Cache   *Cache    // nil: a cache of DefaultCacheBudget
+	// BeforeWrite is asked before the first writer of a file, nil: nobody is. It
+	// answers ErrBusy while something else uses the file, such as a loop device.
+	BeforeWrite func(FileID) error
+	// Panicked is told of a panic that an image caused; the call then fails and
+	// the image is poisoned. nil: the panic goes on and ends the program.
+	Panicked func(where string, value any, stack []byte)
 }
 
 // Library is the images of a folder, the folders in which their parents may
 // lie, and the engines of those that are open. Safe for concurrent use.
 type Library struct {
-	opts LibraryOptions
+	opts      LibraryOptions
+	inspected *inspectCache
+	mu        struct {
+		sync.Mutex
+		engines map[FileID]*Engine
+		closed  bool
+	}
 }
 
 // NewLibrary opens nothing.
-func NewLibrary(o LibraryOptions) *Library { return &Library{opts: o} }
+func NewLibrary(o LibraryOptions) *Library {
+	if o.Cache == nil {
+		o.Cache = NewCache(DefaultCacheBudget)
+	}
+	l := &Library{opts: o, inspected: newInspectCache(inspectBudget)}
+	l.mu.engines = map[FileID]*Engine{}
+	return l
+}
 
 // Top names an image of the image folder.
 func (l *Library) Top(name string) Ref { return Ref{Dir: l.opts.Top, Name: name} }
 
 // IsImageName tells whether a file of this name is looked at: by extension,
 // case-insensitively.
-func (l *Library) IsImageName(name string) bool { return false }
+func (l *Library) IsImageName(name string) bool {
+	ext := extension(name)
+	for _, f := range l.opts.Formats {
+		if slices.Contains(f.Extensions, ext) {
+			return true
+		}
+	}
+	return false
+}
+
+// extension is that of a name in lower case, with its dot.
+func extension(name string) string { return strings.ToLower(path.Ext(name)) }
 
 // List is a folder of the image folder: its sub-folders and the files with an
 // image's name. It opens no image. Our own state folders are left out.
-func (l *Library) List(dir string) ([]DirEntry, error) { return nil, errors.ErrUnsupported }
+func (l *Library) List(dir string) ([]DirEntry, error) { return l.list(l.opts.Top, dir) }
 
-// Found is what looking at one image file gave, parents and locks aside.
+func (l *Library) list(d Dir, name string) ([]DirEntry, error) {
+	all, err := d.List(name)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(e DirEntry) bool {
+		if e.IsDir {
+			return e.Name == StateDir
+		}
+		return !e.IsRegular || !l.IsImageName(e.Name)
+	}), nil
+}
+
+// Found is what looking at one image file gave, parents and locks aside. It is
+// shared: it must not be changed.
 type Found struct {
 	Ref    Ref
 	Stat   FileStat
@@ -41,22 +94,28 @@ type Found struct {
 	Set    *Set    // nil unless the file is a set
 	Leaf   Ref     // the file that holds the disk: Ref itself, or the set's leaf
 	Err    error   // why it cannot be opened; nil when it can
+
+	disk *Found // of a set: its leaf, nil when that cannot be found
 }
 
-// Inspect looks at one image, without locks, without its parents, writing
-// nothing. Answers are cached by identity, size and times of the file.
-// A file that cannot be opened is a Found with Err; the error result is only
-// for a name that is not there or not a regular file.
-func (l *Library) Inspect(r Ref) (*Found, error) { return nil, errors.ErrUnsupported }
+// itself is the disk: of a set its leaf.
+func (f *Found) itself() *Found {
+	if f.disk != nil {
+		return f.disk
+	}
+	return f
+}
 
 // Rule says how a parent was found.
 type Rule string
 
-// Rules in the order in which they are tried.
+// Rules in the order in which they are tried. An absolute path counts only where
+// it lies in one of the library's folders.
 const (
 	RuleRelative Rule = "relative path"
 	RuleName     Rule = "name beside the child"
 	RuleFolded   Rule = "case-folded"
+	RuleAbsolute Rule = "absolute path"
 	RuleSuffix   Rule = "suffix of an absolute path"
 	RuleID       Rule = "id"
 )
@@ -81,18 +140,6 @@ type Candidate struct {
 	Why  string // why it was not taken
 }
 
-// ChainOf follows the parents of an image as far as they can be found, without
-// locks. The last link's Err says why a chain is broken; nil when it is whole.
-func (l *Library) ChainOf(r Ref) ([]Link, error) { return nil, errors.ErrUnsupported }
-
-// Open opens an image with all of its parents for guest I/O. One engine serves
-// all handles of a host file. ErrParentMissing, ErrParentMismatch or ErrCycle
-// for a broken chain: never zeros in place of a parent.
-func (l *Library) Open(r Ref, a Access) (*Handle, error) { return nil, errors.ErrUnsupported }
-
-// Graph is every image of the folder with its links.
-func (l *Library) Graph() (*Graph, error) { return nil, errors.ErrUnsupported }
-
 // Graph is the link index of a folder: headers and locators only.
 type Graph struct {
 	Images []GraphNode
@@ -108,53 +155,3 @@ type GraphNode struct {
 	Children []string // paths of images whose parent is this very file with the recorded id
 	SameID   []string // paths of other images with the same LinkID
 }
-
-// Children are the images whose parent, by the rules of resolution, is this
-// very file with the id that they record.
-func (l *Library) Children(r Ref) ([]Ref, error) { return nil, errors.ErrUnsupported }
-
-// Close closes every engine.
-func (l *Library) Close() error { return nil }
-
-// Handle is one user of an engine. Its methods may be called concurrently.
-type Handle struct{}
-
-// Size is the virtual size in bytes.
-func (h *Handle) Size() int64 { return 0 }
-
-// ReadAt reads guest bytes through the chain; io.EOF at the end of the disk.
-func (h *Handle) ReadAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
-
-// ChainExtent is a run of one kind in the merged view of a chain.
-type ChainExtent struct {
-	Extent
-	Depth int // index of the layer that holds the data: 0 is the image itself
-}
-
-// Extent is the longest run of one kind and one layer at off, at most max bytes.
-// Absent does not occur: what no layer holds is Zero.
-func (h *Handle) Extent(off, max int64) (ChainExtent, error) {
-	return ChainExtent{}, errors.ErrUnsupported
-}
-
-// WriteAt stores all of p at off. Any alignment: less than a logical sector is
-// read, changed and written. ErrReadOnly unless opened with Write, ErrPastEnd
-// when p ends past Size (nothing is written then).
-func (h *Handle) WriteAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
-
-// Zero makes a range of any alignment read as zeros, never as a parent's bytes;
-// see [Writer] for unmap.
-func (h *Handle) Zero(off, n int64, unmap bool) error { return errors.ErrUnsupported }
-
-// Flush returns when every write that completed before survives power loss.
-// Concurrent calls share one. See [Writer] for what an error means.
-func (h *Handle) Flush() error { return errors.ErrUnsupported }
-
-// Layers are the refs of the chain, the image itself first.
-func (h *Handle) Layers() []Ref { return nil }
-
-// Stat is of the image's own host file.
-func (h *Handle) Stat() (FileStat, error) { return FileStat{}, errors.ErrUnsupported }
-
-// Close gives the handle back; the last one closes the engine.
-func (h *Handle) Close() error { return nil }

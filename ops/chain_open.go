@@ -1,0 +1,120 @@
+package ops
+
+import "errors"
+
+// unchanged looks whether the parents are still what the chain was made of, and
+// still where they were. One that has no name any more is not changed by that.
+func (c *Chain) unchanged() error {
+	if err := c.rLock(); err != nil {
+		return err
+	}
+	defer c.rUnlock(len(c.layers))
+	return c.unchangedLocked()
+}
+
+func (c *Chain) unchangedLocked() error {
+	for _, e := range c.layers[1:] {
+		st, err := e.file.Stat()
+		if err != nil {
+			return err
+		}
+		if err := e.unchangedLocked(st); err != nil {
+			return err
+		}
+		named, err := e.ref.Dir.Stat(e.ref.Name)
+		if err == nil && named.ID != e.id {
+			return Errorf(ErrChanged, StatusIDMismatch, "parent %s of %s is another file now", e.ref.Path(), c.layers[0].ref.Path())
+		}
+	}
+	return nil
+}
+
+// join makes the chain of an engine, or takes the one that its handles share.
+func (l *Library) join(e *Engine) (*Chain, error) {
+	l.mu.Lock()
+	c := e.use.chain
+	l.mu.Unlock()
+	if c != nil {
+		return c, c.unchanged()
+	}
+	c, err := l.follow(e)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	first := e.use.chain
+	if first == nil {
+		e.use.chain = c
+	}
+	l.mu.Unlock()
+	if first == nil {
+		return c, nil
+	}
+	return first, l.releaseParents(c.layers[1:])
+}
+
+// follow opens the parents of an image, one after the other.
+func (l *Library) follow(e *Engine) (*Chain, error) {
+	c := &Chain{layers: []*Engine{e}}
+	below := []FileID{e.id}
+	res := &resolver{lib: l}
+	for {
+		last := c.layers[len(c.layers)-1]
+		info, size, err := last.describe()
+		if err == nil && info.Parent == nil {
+			return c, nil
+		}
+		if err == nil && len(c.layers) == MaxChain {
+			err = tooDeep(e.ref)
+		}
+		var parent *Engine
+		if err == nil {
+			of := &Found{Ref: last.ref, Stat: last.stat, Format: last.format, Size: size, Info: info, Leaf: last.ref}
+			parent, err = l.openParent(res, child{found: of, below: below})
+		}
+		if err != nil {
+			return nil, errors.Join(err, l.releaseParents(c.layers[1:]))
+		}
+		c.layers = append(c.layers, parent)
+		below = append(below, parent.id)
+	}
+}
+
+// openParent finds and opens a parent, and looks at the open file itself whether
+// it is what was found.
+func (l *Library) openParent(res *resolver, c child) (*Engine, error) {
+	got, _, err := res.resolve(c)
+	if err != nil {
+		return nil, err
+	}
+	ref := got.found.Ref
+	p, err := l.acquire(ref, Read|NoFollow)
+	if err == errIsSet {
+		err = errReplaced(ref, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, _, err := p.describe()
+	own := c.found.Info
+	if err == nil && (p.id != got.found.Stat.ID || p.format.Number != c.found.Format.Number ||
+		info.LinkID != got.found.Info.LinkID || info.LogicalSector != own.LogicalSector) {
+		err = errReplaced(ref, c)
+	}
+	l.mu.Lock()
+	if err == nil && p.use.writers > 0 {
+		err = Errorf(ErrBusy, StatusParentOpen, "%s is open for writing and cannot be the parent of %s", ref.Path(), c.found.Ref.Path())
+	}
+	if err == nil {
+		p.use.children++
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return nil, errors.Join(err, l.release(p))
+	}
+	return p, nil
+}
+
+func errReplaced(ref Ref, c child) error {
+	return Errorf(ErrChanged, StatusIDMismatch, "parent %s of %s changed while it was opened", ref.Path(), c.found.Ref.Path())
+}

@@ -1,0 +1,242 @@
+package ops
+
+import (
+	"errors"
+	"syscall"
+)
+
+// writable tells whether there was a writer.
+func (e *Engine) writable() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.mu.writer != nil
+}
+
+// upgrade makes the engine writable in place: a second descriptor for writing,
+// while the first one keeps the locks. At no moment is the file unlocked, and
+// nothing is written. A failed upgrade leaves the readers as they were.
+func (e *Engine) upgrade() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.refusalLocked(); err != nil || e.mu.writer != nil {
+		return err
+	}
+	f, err := e.ref.Dir.Open(e.ref.Name, Write|e.access)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil && st.ID != e.id {
+		err = Errorf(ErrChanged, 0, "%s is another file now", e.ref.Path())
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	layer, err := e.newLayer(f, true)
+	if err != nil {
+		return err
+	}
+	w, ok := layer.(Writer)
+	if !ok {
+		err = Errorf(errors.ErrUnsupported, StatusWrongType, "%s: %s images cannot be written", e.ref.Path(), e.format.Name)
+	}
+	if err == nil {
+		err = e.file.Lock(true)
+	}
+	if err != nil {
+		return errors.Join(err, layer.Close())
+	}
+	old := e.mu.layer
+	e.mu.layer, e.mu.writer = layer, w
+	return old.Close()
+}
+
+// refuseWriteLocked says why nothing can be written.
+func (e *Engine) refuseWriteLocked() error {
+	if p := e.poison.Load(); p != nil {
+		return *p
+	}
+	if e.mu.writer == nil {
+		return Errorf(ErrReadOnly, 0, "%s is open for reading", e.ref.Path())
+	}
+	return nil
+}
+
+// checkWriteLocked refuses what does not lie on the disk.
+func (c *Chain) checkWriteLocked(off, n int64) error {
+	if off < 0 || n < 0 {
+		return Errorf(ErrUsage, 0, "write of %d bytes at %d", n, off)
+	}
+	if size := c.sizeLocked(); off > size || n > size-off {
+		return Errorf(ErrPastEnd, 0, "write of %d bytes at %d, the disk has %d", n, off, size)
+	}
+	return c.layers[0].refuseWriteLocked()
+}
+
+// wholeSectors: a disk may end within a sector; then its end is one.
+func (c *Chain) wholeSectors(off, n, size int64) bool {
+	sector := c.layers[0].sector
+	return off%sector == 0 && (n%sector == 0 || off+n == size)
+}
+
+// forWriting runs f with the locks that a change of [off, off+n) needs: those of
+// a reader for whole sectors, the image for itself alone where sectors are read,
+// changed and written.
+func (c *Chain) forWriting(off, n int64, f func() error) error {
+	done, err := c.writeShared(off, n, f)
+	if done || err != nil {
+		return err
+	}
+	if err := c.lock(); err != nil {
+		return err
+	}
+	defer c.unlock()
+	if err := c.checkWriteLocked(off, n); err != nil {
+		return err
+	}
+	return f()
+}
+
+// writeShared answers false when the range is not of whole sectors.
+func (c *Chain) writeShared(off, n int64, f func() error) (bool, error) {
+	if err := c.rLock(); err != nil {
+		return false, err
+	}
+	defer c.rUnlock(len(c.layers))
+	if err := c.checkWriteLocked(off, n); err != nil || !c.wholeSectors(off, n, c.sizeLocked()) {
+		return false, err
+	}
+	return true, f()
+}
+
+// WriteAt stores p at off, and answers how many bytes of it when it fails.
+func (c *Chain) WriteAt(p []byte, off int64) (n int, err error) {
+	err = c.forWriting(off, int64(len(p)), func() error {
+		n, err = c.writeLocked(p, off)
+		return err
+	})
+	return n, err
+}
+
+// writeLocked passes whole sectors on as they are, and reads, changes and writes
+// the others.
+func (c *Chain) writeLocked(p []byte, off int64) (int, error) {
+	w, sector, size := c.layers[0].mu.writer, c.layers[0].sector, c.sizeLocked()
+	done := 0
+	for done < len(p) {
+		rest := p[done:]
+		in := off % sector
+		whole := int64(len(rest)) / sector * sector
+		if off+int64(len(rest)) == size {
+			whole = int64(len(rest))
+		}
+		if in == 0 && whole > 0 {
+			n, err := w.WriteAt(rest[:whole], off)
+			done, off = done+n, off+int64(n)
+			if err != nil {
+				return done, err
+			}
+			continue
+		}
+		buf := make([]byte, min(sector, size-(off-in)))
+		if _, err := c.readLocked(0, buf, off-in); err != nil {
+			return done, err
+		}
+		n := copy(buf[in:], rest)
+		if _, err := w.WriteAt(buf, off-in); err != nil {
+			return done, err
+		}
+		done, off = done+n, off+int64(n)
+	}
+	return done, nil
+}
+
+// Zero makes a range read as zeros.
+func (c *Chain) Zero(off, n int64, unmap bool) error {
+	return c.forWriting(off, n, func() error { return c.zeroLocked(off, n, unmap) })
+}
+
+func (c *Chain) zeroLocked(off, n int64, unmap bool) error {
+	sector, end := c.layers[0].sector, off+n
+	first := min((off+sector-1)/sector*sector, end)
+	last := max(end/sector*sector, first)
+	if end == c.sizeLocked() {
+		last = end
+	}
+	edges := make([]byte, max(first-off, end-last))
+	if _, err := c.writeLocked(edges[:first-off], off); err != nil {
+		return err
+	}
+	if err := c.zeroSectorsLocked(first, last, unmap); err != nil {
+		return err
+	}
+	_, err := c.writeLocked(edges[:end-last], last)
+	return err
+}
+
+// zeroSectorsLocked leaves out what is zeros by the map because no image of the
+// chain holds it: a child needs no space to say so once more.
+func (c *Chain) zeroSectorsLocked(off, end int64, unmap bool) error {
+	w := c.layers[0].mu.writer
+	if len(c.layers) == 1 && off < end {
+		return w.Zero(off, end-off, unmap)
+	}
+	for off < end {
+		x, err := c.extentLocked(0, off, end-off)
+		if err != nil {
+			return err
+		}
+		n := x.Len
+		if needless := x.Kind == Zero && x.Depth > 0; !needless {
+			for off+n < end {
+				if x, err = c.extentLocked(0, off+n, end-off-n); err != nil {
+					return err
+				}
+				if x.Kind == Zero && x.Depth > 0 {
+					break
+				}
+				n += x.Len
+			}
+			if err := w.Zero(off, n, unmap); err != nil {
+				return err
+			}
+		}
+		off += n
+	}
+	return nil
+}
+
+// Flush makes every write that was answered before it durable. A failed one
+// poisons the image until it is closed everywhere (contract C6); that space ran
+// out is left to the layer, which knows whether anything was lost.
+func (c *Chain) Flush() error {
+	e := c.layers[0]
+	return e.flushes.do(func() error {
+		if err := c.rLock(); err != nil {
+			return err
+		}
+		defer c.rUnlock(len(c.layers))
+		if e.mu.writer == nil {
+			return nil
+		}
+		if p := e.poison.Load(); p != nil && !errors.Is(*p, ErrChanged) {
+			return *p
+		}
+		if err := e.mu.writer.Flush(); err != nil {
+			if !outOfSpace(err) {
+				e.refuseWrites(Errorf(ErrPoisoned, 0, "%s: flush failed: %v", e.ref.Path(), err))
+			}
+			return err
+		}
+		if err := c.unchangedLocked(); err != nil {
+			e.refuseWrites(err)
+		}
+		return nil
+	})
+}
+
+func (e *Engine) refuseWrites(why error) { e.poison.CompareAndSwap(nil, &why) }
+
+func outOfSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}

@@ -1,0 +1,262 @@
+package ops
+
+import (
+	"errors"
+	iofs "io/fs"
+	"slices"
+	"sync/atomic"
+)
+
+// Handle is one user of an engine. Its methods may be called concurrently.
+type Handle struct {
+	lib    *Library
+	engine *Engine
+	chain  *Chain
+	set    *Found // the set through which it was opened, nil without one
+	write  bool
+	closed atomic.Bool
+}
+
+// Open opens an image with all of its parents for guest I/O. One engine serves
+// all handles of a host file. ErrParentMissing, ErrParentMismatch or ErrCycle
+// for a broken chain: never zeros in place of a parent. For writing: ErrReadOnly
+// where the image has children, belongs to a set or says so itself; ErrBusy
+// where it is a parent that is in use, or locked by somebody else. Opening writes
+// nothing.
+func (l *Library) Open(r Ref, a Access) (*Handle, error) {
+	h := &Handle{lib: l, write: a&Write != 0}
+	e, err := l.acquire(r, a)
+	if err == errIsSet {
+		e, err = h.acquireLeaf(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.engine = e
+	if err := h.enter(); err != nil {
+		return nil, errors.Join(err, l.release(e))
+	}
+	if h.chain, err = l.join(e); err == nil && h.write {
+		err = h.beginWriting()
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
+	found, err := h.lib.Inspect(r)
+	if err == nil {
+		err = found.Err
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.set = found
+	e, err := h.lib.acquire(found.Leaf, NoFollow)
+	if err == errIsSet {
+		err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
+	}
+	return e, err
+}
+
+// enter counts the handle, or says whose presence excludes it.
+func (h *Handle) enter() error {
+	h.lib.mu.Lock()
+	defer h.lib.mu.Unlock()
+	e := h.engine
+	use := &e.use
+	switch {
+	case h.set == nil && use.setWriters > 0:
+		return Errorf(ErrBusy, StatusOwned, "%s: its set is open for writing", e.ref.Path())
+	case h.set != nil && h.write && use.named > 0:
+		return Errorf(ErrBusy, StatusOwned, "%s is open by its own name", e.ref.Path())
+	case h.write && use.children > 0:
+		return Errorf(ErrReadOnly, StatusParentOpen, "%s is the parent of an image that is open", e.ref.Path())
+	}
+	h.countLocked(1)
+	return nil
+}
+
+func (h *Handle) countLocked(by int) {
+	use := &h.engine.use
+	if h.set == nil {
+		use.named += by
+	}
+	if h.write {
+		use.writers += by
+	}
+	if h.write && h.set != nil {
+		use.setWriters += by
+	}
+}
+
+// beginWriting asks everything that may forbid a write, the first time, and
+// upgrades the engine.
+func (h *Handle) beginWriting() error {
+	e := h.engine
+	info, size, err := e.describe()
+	if err != nil || e.writable() {
+		return err
+	}
+	if h.set != nil && h.set.Set.ReadOnly != "" {
+		return Errorf(ErrReadOnly, 0, "%s: %s", h.set.Ref.Path(), h.set.Set.ReadOnly)
+	}
+	if info.ReadOnly != "" {
+		return Errorf(ErrReadOnly, 0, "%s: %s", e.ref.Path(), info.ReadOnly)
+	}
+	self := &Found{Ref: e.ref, Stat: e.stat, Format: e.format, Size: size, Info: info, Leaf: e.ref}
+	if err := h.askLinks(self); err != nil {
+		return err
+	}
+	if ask := h.lib.opts.BeforeWrite; ask != nil {
+		if err := ask(e.id); err != nil {
+			return err
+		}
+	}
+	return e.upgrade()
+}
+
+// askLinks refuses to write what other images were made from, and what a set
+// manages.
+func (h *Handle) askLinks(self *Found) error {
+	res := &resolver{lib: h.lib}
+	children, err := res.children(self)
+	if err != nil {
+		return err
+	}
+	if len(children) > 0 {
+		return Errorf(ErrReadOnly, 0, "%s is the parent of %s: a write would break it", self.Ref.Path(), children[0].Path())
+	}
+	if h.set != nil {
+		return nil
+	}
+	owner, err := res.owner(self.Stat.ID)
+	if err == nil && owner != nil {
+		err = Errorf(ErrReadOnly, StatusOwned, "%s belongs to the set %s: write through that", self.Ref.Path(), owner.Ref.Path())
+	}
+	return err
+}
+
+// Close gives the handle back; the last one closes the engine, and answers how
+// the end of its write session went. Closing again answers fs.ErrClosed.
+func (h *Handle) Close() error {
+	if h.closed.Swap(true) {
+		return iofs.ErrClosed
+	}
+	h.lib.mu.Lock()
+	h.countLocked(-1)
+	h.lib.mu.Unlock()
+	return h.lib.release(h.engine)
+}
+
+// call runs one request: refused on a closed handle, and a panic in it ends the
+// use of every image of the chain.
+func (h *Handle) call(what string, f func() error) error {
+	if h.closed.Load() {
+		return iofs.ErrClosed
+	}
+	var err, panicked error
+	h.lib.guard(what+" "+h.engine.ref.Path(), &panicked, func() { err = f() })
+	if panicked != nil {
+		for _, e := range h.chain.layers {
+			e.dead.CompareAndSwap(nil, &panicked)
+		}
+		return panicked
+	}
+	return err
+}
+
+// Size is the virtual size in bytes.
+func (h *Handle) Size() int64 {
+	_, size, err := h.engine.describe()
+	if err != nil {
+		return 0
+	}
+	return size
+}
+
+// Info is what the image says of itself now.
+func (h *Handle) Info() Info {
+	info, _, err := h.engine.describe()
+	if err != nil {
+		return Info{}
+	}
+	return info
+}
+
+// Writable tells whether the handle was opened for writing.
+func (h *Handle) Writable() bool { return h.write }
+
+// ReadAt reads guest bytes through the chain; io.EOF at the end of the disk.
+func (h *Handle) ReadAt(p []byte, off int64) (n int, err error) {
+	err = h.call("read", func() error {
+		n, err = h.chain.ReadAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+// Extent is the longest run of one kind and one layer at off, at most max bytes.
+// Absent does not occur: what no layer holds is Zero.
+func (h *Handle) Extent(off, max int64) (x ChainExtent, err error) {
+	err = h.call("map", func() error {
+		x, err = h.chain.Extent(off, max)
+		return err
+	})
+	return x, err
+}
+
+// WriteAt stores all of p at off. Any alignment: less than a logical sector is
+// read, changed and written. ErrReadOnly unless opened with Write, ErrPastEnd
+// when p ends past Size (nothing is written then).
+func (h *Handle) WriteAt(p []byte, off int64) (n int, err error) {
+	if !h.write {
+		return 0, h.notForWriting()
+	}
+	err = h.call("write", func() error {
+		n, err = h.chain.WriteAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+// Zero makes a range of any alignment read as zeros, never as a parent's bytes;
+// see [Writer] for unmap.
+func (h *Handle) Zero(off, n int64, unmap bool) error {
+	if !h.write {
+		return h.notForWriting()
+	}
+	return h.call("zero", func() error { return h.chain.Zero(off, n, unmap) })
+}
+
+// Flush returns when every write that completed before survives power loss,
+// writes through other handles included. Concurrent calls share one. See
+// [Writer] for what an error means.
+func (h *Handle) Flush() error {
+	return h.call("flush", h.chain.Flush)
+}
+
+func (h *Handle) notForWriting() error {
+	return Errorf(ErrReadOnly, 0, "%s is open for reading", h.engine.ref.Path())
+}
+
+// Layers are the refs of the chain, the image itself first.
+func (h *Handle) Layers() []Ref {
+	list := make([]Ref, len(h.chain.layers))
+	for i, e := range h.chain.layers {
+		list[i] = e.ref
+	}
+	return slices.Clip(list)
+}
+
+// Stat is of the image's own host file.
+func (h *Handle) Stat() (FileStat, error) {
+	var st FileStat
+	err := h.call("stat", func() (err error) {
+		st, err = h.engine.file.Stat()
+		return err
+	})
+	return st, err
+}

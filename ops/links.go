@@ -1,0 +1,227 @@
+package ops
+
+import (
+	"errors"
+	iofs "io/fs"
+	"path"
+	"slices"
+)
+
+const (
+	// MaxChain is the greatest number of images in a chain, the image itself
+	// included: each holds a descriptor of the host while it is open.
+	MaxChain = 256
+	// maxFolderDepth bounds the folders within folders that are searched.
+	maxFolderDepth = 64
+)
+
+// ChainOf follows the parents of an image as far as they can be found, without
+// locks. The last link's Err says why a chain is broken; nil when it is whole.
+func (l *Library) ChainOf(r Ref) ([]Link, error) {
+	found, err := l.Inspect(r)
+	if err != nil {
+		return nil, err
+	}
+	res := &resolver{lib: l}
+	chain := []Link{{Ref: r, Found: found}}
+	below := []FileID{found.itself().Stat.ID}
+	for {
+		last := &chain[len(chain)-1]
+		if last.Found.Err != nil {
+			last.Err = last.Found.Err
+			return chain, nil
+		}
+		parent := last.Found.Info.Parent
+		if parent == nil {
+			return chain, nil
+		}
+		last.Stored, last.WantIDs = parent.Paths, parent.IDs
+		if len(chain) == MaxChain {
+			last.Err = tooDeep(r)
+			return chain, nil
+		}
+		got, passed, err := res.resolve(child{found: last.Found.itself(), below: below})
+		last.Passed = passed
+		if err != nil {
+			last.Err = err
+			return chain, nil
+		}
+		last.Warnings = got.warnings
+		below = append(below, got.found.Stat.ID)
+		chain = append(chain, Link{Ref: got.found.Ref, Found: got.found, Rule: got.rule})
+	}
+}
+
+func tooDeep(r Ref) error {
+	return Errorf(ErrCycle, StatusCycle, "chain of %s: more than %d images", r.Path(), MaxChain)
+}
+
+// scan looks at every image of the top and search folders. It costs a stat for
+// each image that was looked at before and has not changed since.
+func (r *resolver) scan() error {
+	if r.scanned {
+		return nil
+	}
+	r.byLink = map[GUID][]*Found{}
+	for _, d := range distinct(append([]Dir{r.lib.opts.Top}, r.lib.opts.Search...)) {
+		if err := r.scanFolder(d, ".", nil); err != nil {
+			return err
+		}
+	}
+	r.scanned = true
+	return nil
+}
+
+// distinct leaves out folders that are none, and those that came before.
+func distinct(dirs []Dir) []Dir {
+	var one []Dir
+	for _, d := range dirs {
+		if d != nil && !slices.ContainsFunc(one, func(o Dir) bool { return o.Path(".") == d.Path(".") }) {
+			one = append(one, d)
+		}
+	}
+	return one
+}
+
+// scanFolder adds a folder and those in it. above are the folders around it: a
+// symbolic link to one of them is not followed.
+func (r *resolver) scanFolder(d Dir, name string, above []FileID) error {
+	st, err := d.Stat(name)
+	if skip(err) || slices.Contains(above, st.ID) || len(above) == maxFolderDepth {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, err := r.lib.list(d, name)
+	if skip(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	above = append(above[:len(above):len(above)], st.ID)
+	for _, e := range list {
+		at := path.Join(name, e.Name)
+		if e.IsDir {
+			if err := r.scanFolder(d, at, above); err != nil {
+				return err
+			}
+			continue
+		}
+		found, err := r.lib.Inspect(Ref{Dir: d, Name: at})
+		if skip(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.index = append(r.index, found)
+		if found.Set == nil && found.Err == nil {
+			r.byLink[found.Info.LinkID] = append(r.byLink[found.Info.LinkID], found)
+		}
+	}
+	return nil
+}
+
+// skip errors concern one name alone: it went away, or is not for us.
+func skip(err error) bool {
+	return absent(err) || errors.Is(err, iofs.ErrPermission) || errors.Is(err, ErrForbidden)
+}
+
+// Children are the images whose parent, by the rules of resolution, is this
+// very file with the id that they record. Of a set they are its leaf's.
+func (l *Library) Children(r Ref) ([]Ref, error) {
+	found, err := l.Inspect(r)
+	if err != nil {
+		return nil, err
+	}
+	if found.Err != nil {
+		return nil, nil // no link leads to what cannot be read
+	}
+	res := &resolver{lib: l}
+	return res.children(found.itself())
+}
+
+func (r *resolver) children(of *Found) ([]Ref, error) {
+	if err := r.scan(); err != nil {
+		return nil, err
+	}
+	var list []Ref
+	for _, f := range r.index {
+		if f.Set != nil || f.Err != nil || f.Info.Parent == nil || !slices.Contains(f.Info.Parent.IDs, of.Info.LinkID) {
+			continue
+		}
+		got, _, err := r.resolve(child{found: f, below: []FileID{f.Stat.ID}})
+		if err == nil && got.found.Stat.ID == of.Stat.ID {
+			list = append(list, f.Ref)
+		}
+	}
+	return list, nil
+}
+
+// owner is a set of the folders whose leaf is this very file, nil without one.
+func (r *resolver) owner(leaf FileID) (*Found, error) {
+	if err := r.scan(); err != nil {
+		return nil, err
+	}
+	for _, f := range r.index {
+		if f.Set != nil && f.itself().Stat.ID == leaf {
+			return f, nil
+		}
+	}
+	return nil, nil
+}
+
+// Graph is every image of the folder with its links.
+func (l *Library) Graph() (*Graph, error) {
+	r := &resolver{lib: l}
+	if err := r.scan(); err != nil {
+		return nil, err
+	}
+	g := &Graph{}
+	children := map[FileID][]string{}
+	for _, f := range r.index {
+		n := GraphNode{Ref: f.Ref, Found: f}
+		if f.Set == nil && f.Err == nil {
+			n.SameID = r.sameID(f)
+			if f.Info.Parent != nil {
+				r.link(&n, children)
+			}
+		}
+		if f.Ref.Dir == l.opts.Top {
+			g.Images = append(g.Images, n)
+		}
+	}
+	for i := range g.Images {
+		n := &g.Images[i]
+		if n.Found.Set == nil {
+			n.Children = children[n.Found.Stat.ID]
+		}
+	}
+	return g, nil
+}
+
+// link fills in the parent of a node and notes the node as a child of it.
+func (r *resolver) link(n *GraphNode, children map[FileID][]string) {
+	got, _, err := r.resolve(child{found: n.Found, below: []FileID{n.Found.Stat.ID}})
+	if err != nil {
+		n.Err = err
+		return
+	}
+	n.Parent, n.Rule = got.found.Ref.Path(), got.rule
+	id := got.found.Stat.ID
+	children[id] = append(children[id], n.Ref.Path())
+}
+
+// sameID lists the other files with the link id of f: copies, whose children
+// cannot be told apart by id.
+func (r *resolver) sameID(f *Found) []string {
+	var list []string
+	for _, o := range r.byLink[f.Info.LinkID] {
+		if o.Stat.ID != f.Stat.ID && o.Format.Number == f.Format.Number && !f.Info.LinkID.IsZero() {
+			list = append(list, o.Ref.Path())
+		}
+	}
+	return list
+}
