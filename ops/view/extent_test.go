@@ -110,6 +110,10 @@ func run(n int64, k ops.Kind, pos int64, depth int) ops.ChainExtent {
 	return ops.ChainExtent{Extent: ops.Extent{Len: n, Kind: k, Pos: pos}, Depth: depth}
 }
 
+func hole(n int64) ops.ChainExtent {
+	return ops.ChainExtent{Extent: ops.Extent{Len: n, Kind: ops.Zero, Pos: -1}, Depth: 1, Hole: true}
+}
+
 func TestMapJoinsWhatContinues(t *testing.T) {
 	d := &disk{runs: []ops.ChainExtent{
 		run(100, ops.Data, 1000, 0), run(50, ops.Data, 1100, 0), // joined
@@ -117,7 +121,7 @@ func TestMapJoinsWhatContinues(t *testing.T) {
 		run(50, ops.Data, 5050, 1),                         // another file
 		run(10, ops.Zero, -1, 0), run(20, ops.Zero, -1, 0), // joined
 		run(10, ops.Zero, -1, 1),
-		run(30, ops.Zero, -1, -1), run(40, ops.Zero, -1, -1), // nobody's
+		hole(30), hole(40),
 	}}
 	var b bytes.Buffer
 	require.NoError(t, WriteMap(&b, d))

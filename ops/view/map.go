@@ -82,17 +82,15 @@ func EachRun(m Mapper, do func(Run) error) error {
 }
 
 func newRun(off int64, e ops.ChainExtent, files []ops.Ref) Run {
-	r := Run{Offset: off, Length: e.Len, Kind: "hole"}
-	if e.Depth < 0 || e.Depth >= len(files) {
+	r := Run{Offset: off, Length: e.Len, Kind: "zero"}
+	switch {
+	case e.Hole:
+		r.Kind = "hole"
 		return r
+	case e.Kind == ops.Data:
+		r.Kind, r.At = "data", &e.Pos
 	}
-	switch e.Kind {
-	case ops.Data:
-		r.Kind, r.File, r.At = "data", files[e.Depth].Path(), &e.Pos
-	case ops.Zero:
-		r.Kind, r.File = "zero", files[e.Depth].Path()
-	case ops.Absent:
-	}
+	r.File = files[e.Depth].Path()
 	return r
 }
 
