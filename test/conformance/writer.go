@@ -230,7 +230,7 @@ func checkHostFull(t tb, w *writer) {
 	for range 30 {
 		off, n := w.somewhere(rng)
 		n = min(n, 1<<18)
-		w.host.SetCapacity(max(w.host.Used()+rng.Int64N(1<<17), 1))
+		w.host.SetCapacity(max(w.host.Used()+rng.Int64N(n+1), 1))
 		p := pattern(rng, n)
 		_, err := w.w.WriteAt(p, off)
 		if err == nil {
