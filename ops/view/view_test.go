@@ -273,3 +273,18 @@ func TestGraph(t *testing.T) {
 	require.Equal(t, [][]string{{"/vms/a.vhdx", "/vms/b.vhdx"}}, g.DuplicateIDs)
 	require.Equal(t, "EUCLEAN", g.Images[5].Errno)
 }
+
+func TestMetrics(t *testing.T) {
+	var b bytes.Buffer
+	require.NoError(t, WriteMetrics(&b, []Metric{
+		{Name: "vhdfs_reads_total", Help: "Reads \\ of\nraw.", Type: "counter", Samples: []Sample{{Value: 12345678901}}},
+		{Name: "vhdfs_ops", Help: "x", Type: "gauge", Samples: []Sample{{Labels: [][2]string{{"op", "a\"\\\n"}, {"b", "c"}}, Value: 0.5}}},
+	}))
+	require.Equal(t, `# HELP vhdfs_reads_total Reads \\ of\nraw.
+# TYPE vhdfs_reads_total counter
+vhdfs_reads_total 12345678901
+# HELP vhdfs_ops x
+# TYPE vhdfs_ops gauge
+vhdfs_ops{op="a\"\\\n",b="c"} 0.5
+`, b.String())
+}
