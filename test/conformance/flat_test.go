@@ -21,7 +21,7 @@ type flat struct {
 	poisoned bool
 }
 
-const flatSize = 64 << 10
+const flatSize = 1 << 20
 
 func flatFormat(bug string) *ops.Format {
 	return &ops.Format{
