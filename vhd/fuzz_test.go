@@ -1,0 +1,196 @@
+package vhd
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"testing"
+
+	"vhdfs/ops"
+	"vhdfs/test/fixture"
+	"vhdfs/test/sim"
+)
+
+// Fuzz inputs are patches on sound images, 8 bytes each: template or repair,
+// part, offset, length, value. Random bytes would never get past a checksum.
+const patchSize = 8
+
+func fuzzTemplates() []fixture.VHD {
+	w := []fixture.Write{{Off: 1000, Data: make([]byte, 3000)}, {Off: 3<<20 - 700, Data: []byte("last")}}
+	return []fixture.VHD{
+		{Size: 3 << 20, Type: 2, Writes: w},
+		{Size: 3 << 20, BlockSize: 64 << 10, Writes: w},
+		{Size: 3 << 20, BlockSize: 4096, Type: 4, Parent: parent(), Writes: w},
+		{Size: 3 << 20, BlockSize: 512 << 10, Batmap: true, Creator: "tap\x00", Writes: w},
+		{Size: 3 << 20, BlockSize: 512 << 10, NoTail: true, Writes: w},
+		{Size: 3 << 20, BlockSize: 512 << 10, ShortFooter: true, Writes: w},
+	}
+}
+
+func fuzzImage(in []byte) []byte {
+	templates := fuzzTemplates()
+	v := templates[0]
+	if len(in) > 0 {
+		v = templates[int(in[0])%len(templates)]
+		in = in[1:]
+	}
+	lay := v.Layout()
+	for len(in) >= patchSize && len(v.Patches) < 32 {
+		p := fixture.VHDPatch{Repair: in[0]&1 == 0}
+		off := int64(binary.BigEndian.Uint16(in[2:]))
+		data := in[4 : 4+1+int(in[0]>>1)%4]
+		switch in[1] % 4 {
+		case 0:
+			p.Part, p.Off = "tail", off%500
+		case 1:
+			p.Part, p.Off = "copy", off%500
+		case 2:
+			p.Part, p.Off = "header", off%1000
+		case 3:
+			p.Part, p.Off = "file", off%min(lay.Len, 8192)
+		}
+		if (p.Part == "tail" && v.NoTail) || (lay.Header == 0 && (p.Part == "copy" || p.Part == "header")) {
+			p.Part, p.Off = "file", off%min(lay.Len, 8192)
+		}
+		p.Data = data
+		v.Patches = append(v.Patches, p)
+		in = in[patchSize:]
+	}
+	return v.Bytes()
+}
+
+// walk opens an image, reads some of every run and checks it, bounded.
+func walk(t *testing.T, image []byte) {
+	h := sim.New()
+	h.Put("/d.vhd", image)
+	f := openFile(t, h, ops.Read)
+	h.Freeze()
+	if _, err := probe(f, ".vhd"); err != nil {
+		t.Fatalf("probe: %v", err)
+	}
+	l, err := Open(f, ops.OpenOptions{Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
+	if err != nil {
+		typed(t, err)
+		return
+	}
+	buf := make([]byte, 5000)
+	off := int64(0)
+	for steps := 0; off < l.Size() && steps < 2000; steps++ {
+		e, err := l.Extent(off, l.Size()-off)
+		if err != nil {
+			typed(t, err)
+			off += 4096
+			continue
+		}
+		if e.Len <= 0 || e.Len > l.Size()-off {
+			t.Fatalf("extent of %d bytes at %d of %d", e.Len, off, l.Size())
+		}
+		if _, _, err := l.ReadRun(buf, off); err != nil {
+			typed(t, err)
+		}
+		off += e.Len
+	}
+	if c, ok := l.(ops.Checker); ok && l.Size() <= 64<<20 {
+		if err := c.Check(t.Context(), func(ops.Anomaly) {}); err != nil {
+			typed(t, err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if h.Refused() > 0 {
+		t.Fatalf("%d changes were asked for", h.Refused())
+	}
+}
+
+// typed fails for an error that no caller could act on.
+func typed(t *testing.T, err error) {
+	t.Helper()
+	for _, class := range []error{ops.ErrCorrupt, ops.ErrForbidden, errors.ErrUnsupported, io.ErrUnexpectedEOF} {
+		if errors.Is(err, class) {
+			return
+		}
+	}
+	t.Fatalf("untyped error: %v", err)
+}
+
+func FuzzImageRead(f *testing.F) {
+	for i := range fuzzTemplates() {
+		f.Add([]byte{byte(i)})
+		f.Add([]byte{byte(i), 6, 2, 0, 28, 0xff, 0xff, 0xff, 0xff, 7, 3, 0x06, 0x00, 0, 0, 0, 3})
+	}
+	f.Fuzz(func(t *testing.T, in []byte) { walk(t, fuzzImage(in)) })
+}
+
+func FuzzFooter(f *testing.F) {
+	f.Add(fixture.VHD{Size: 3 << 20, Type: 2}.Bytes()[3<<20:], false)
+	f.Add(fixture.VHD{Size: 3 << 20}.Bytes()[:512], true)
+	f.Fuzz(func(t *testing.T, b []byte, repair bool) {
+		if len(b) < shortFooterSize {
+			return
+		}
+		b = b[:min(len(b), footerSize)]
+		if repair {
+			binary.BigEndian.PutUint32(b[64:], checksum(b, 64))
+		}
+		s := parseSlot("footer", 0, b)
+		if (s.state == slotGood) != (s.err == nil) {
+			t.Fatalf("state %d with error %v", s.state, s.err)
+		}
+		if s.state != slotGood {
+			return
+		}
+		again := decodeFooter(s.f.encode())
+		again.raw, s.f.raw = [footerSize]byte{}, [footerSize]byte{}
+		again.sum, s.f.sum = 0, 0
+		if again != s.f {
+			t.Fatalf("fields changed: %+v, were %+v", again, s.f)
+		}
+	})
+}
+
+func FuzzDynamic(f *testing.F) {
+	good := fixture.VHD{Size: 3 << 20, Type: 4, Parent: parent()}.Bytes()
+	f.Add(good[512:1536], good[:512], int64(len(good)), true)
+	f.Fuzz(func(t *testing.T, b, foot []byte, end int64, repair bool) {
+		if len(b) < headerSize || len(foot) < footerSize || end < 0 {
+			return
+		}
+		b = b[:headerSize]
+		if repair {
+			binary.BigEndian.PutUint32(b[36:], checksum(b, 36))
+		}
+		h, err := decodeHeader(b)
+		if err != nil {
+			typed(t, err)
+			return
+		}
+		ft := decodeFooter(foot[:footerSize])
+		if ft.validate("footer") != nil || ft.typ() == ops.Fixed {
+			return
+		}
+		if err := h.validate(&ft, int64(footerSize), end); err != nil {
+			typed(t, err)
+			return
+		}
+		if int64(h.tableOffset)+h.tableBytes() > end || int64(h.entries)*int64(h.blockSize) < int64(ft.currentSize) {
+			t.Fatalf("accepted table of %d entries at %d in %d bytes", h.entries, h.tableOffset, end)
+		}
+	})
+}
+
+func FuzzLocator(f *testing.F) {
+	f.Add(uint32(codeW2ru), []byte(".\x00\\\x00p\x00"))
+	f.Add(uint32(codeMacX), []byte("file://./p%20q"))
+	f.Add(uint32(codeWi2k), []byte("C:\\p\xff"))
+	f.Fuzz(func(t *testing.T, code uint32, data []byte) {
+		p, err := locator{code: code}.path(data)
+		if err != nil {
+			typed(t, err)
+			return
+		}
+		if p.Path == "" || p.Kind == "" {
+			t.Fatalf("%#v is no path", p)
+		}
+	})
+}
