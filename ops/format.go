@@ -26,6 +26,7 @@ type Format struct {
 	// nothing, with o.Write too, before the first WriteAt or Zero.
 	Open func(f File, o OpenOptions) (Layer, error)
 	// Set reads a file that only names other images; such a format has no Open.
+	// It leaves f open.
 	Set func(f File) (Set, error)
 	// Create lays out an empty image in the new, empty file f and syncs it. The
 	// caller gives it its final name afterwards.
@@ -41,9 +42,10 @@ type OpenOptions struct {
 
 // Set is what a VHD set file says.
 type Set struct {
-	Leaf     string // file name of the active disk, in the set's own directory
-	Creator  string
-	ReadOnly string // why the set must not be written; "" when it may
+	Leaf      string // file name of the active disk, in the set's own directory
+	Creator   string // as stored; may hold anything: quote it
+	ReadOnly  string // why the set must not be written; "" when it may
+	Anomalies []Anomaly
 }
 
 // CreateSpec describes a new image. Zero values mean the format's defaults.
