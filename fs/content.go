@@ -1,0 +1,213 @@
+package fs
+
+import (
+	"context"
+	"sync/atomic"
+	"syscall"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vhdfs/ops"
+)
+
+// content is a window of a guest's disk as a file: raw, or a partition.
+type content struct {
+	gofs.Inode
+	m      *mount
+	ref    ops.Ref    // what is opened
+	file   ops.FileID // the host file that makes its identity
+	host   ops.Ref    // that file
+	gen    uint32     // see pages
+	window window
+}
+
+var (
+	_ node                 = (*content)(nil)
+	_ gofs.NodeOpener      = (*content)(nil)
+	_ gofs.NodeReader      = (*content)(nil)
+	_ gofs.NodeWriter      = (*content)(nil)
+	_ gofs.NodeLseeker     = (*content)(nil)
+	_ gofs.NodeAllocater   = (*content)(nil)
+	_ gofs.NodeFlusher     = (*content)(nil)
+	_ gofs.NodeFsyncer     = (*content)(nil)
+	_ gofs.NodeReleaser    = (*content)(nil)
+	_ gofs.NodeOnForgetter = (*content)(nil)
+)
+
+// contentHandle is one open of a content file.
+type contentHandle struct {
+	disk   *ops.Handle
+	node   *content
+	pages  *pages
+	write  bool
+	wrote  atomic.Bool // a change was asked for on this handle
+	opener uint32      // the process that opened it
+}
+
+// content makes the node of a window of an image, by a stat of its file alone.
+func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, error) {
+	c := &content{m: m, ref: found.Ref, host: found.Ref, window: w}
+	st := found.Stat
+	if found.Set != nil && found.Err == nil {
+		c.host = found.Leaf
+		var err error
+		if st, err = c.host.Dir.Stat(c.host.Name); err != nil {
+			return nil, gofs.StableAttr{}, err
+		}
+	}
+	c.file = st.ID
+	c.gen = m.look(&st, w)
+	return c, gofs.StableAttr{Ino: nodeIno(st.ID.Ino), Gen: nodeGen(st.ID.Dev, c.gen)}, nil
+}
+
+// nodeIno is the host's inode number, but for those that mean something else to
+// go-fuse: 0 asks for any number, all ones is reserved. The generation keeps
+// nodes apart whatever this number is.
+func nodeIno(ino uint64) uint64 {
+	if ino == 0 || ino == ^uint64(0) {
+		return 1 << 62
+	}
+	return ino
+}
+
+// Getattr implements [gofs.NodeGetattrer]: the size is the disk's, the blocks
+// are what the image's own file has allocated, the times are the file's.
+func (c *content) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	st, err := c.host.Dir.Stat(c.host.Name)
+	if err != nil || st.ID != c.file {
+		h := c.anyHandle(false)
+		if h == nil {
+			return syscall.ESTALE
+		}
+		if st, err = h.disk.Stat(); err != nil { // unlinked or replaced while open
+			return errno(err)
+		}
+	}
+	mode := st.Mode & 0o666
+	if c.m.opts.ReadOnly {
+		mode &= 0o444
+	}
+	c.m.fill(&out.Attr, mode, &st)
+	out.Size = uint64(c.size())
+	out.Blocks = uint64(st.Blocks)
+	out.SetTimeout(attrTTL)
+	return 0
+}
+
+// size is that of the window; the whole disk's may have grown since it was opened.
+func (c *content) size() int64 {
+	if c.window.part == 0 {
+		if h := c.anyHandle(false); h != nil {
+			return h.disk.Size()
+		}
+	}
+	return c.window.length
+}
+
+// anyHandle is some open handle of the node, one for writing if asked; nil when
+// there is none.
+func (c *content) anyHandle(write bool) *contentHandle {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	d := c.m.mu.disks[c.file]
+	if d == nil {
+		return nil
+	}
+	v := d.windows[c.window.part]
+	if v == nil || v.gen != c.gen {
+		return nil
+	}
+	for _, h := range v.handles {
+		if h.write || !write {
+			return h
+		}
+	}
+	return nil
+}
+
+// Open implements [gofs.NodeOpener]: it opens the image and its parents, or
+// joins those who have it open. Pages are kept always: a node under which they
+// may be wrong is not opened (see pages).
+func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	h, err := c.open(ctx, flags&syscall.O_ACCMODE != syscall.O_RDONLY)
+	if err != nil {
+		c.m.counted.openErrors.Add(1)
+		if errno(err) != syscall.ESTALE {
+			c.m.log.WithField("image", c.ref.Path()).WithError(err).Info("open")
+		}
+		return nil, 0, errno(err)
+	}
+	c.m.counted.opens.Add(1)
+	if c.m.opts.Cache == CacheNone {
+		return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+	}
+	return h, fuse.FOPEN_KEEP_CACHE, 0
+}
+
+func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) {
+	access := ops.Read
+	if write {
+		if c.m.opts.ReadOnly {
+			return nil, ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", c.ref.Name)
+		}
+		access = ops.Write
+	}
+	v, err := c.m.admit(c, write)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := c.m.lib.Open(c.ref, access)
+	if err != nil {
+		c.m.dismiss(v, write)
+		return nil, err
+	}
+	h := &contentHandle{disk: disk, node: c, pages: v, write: write}
+	if caller, ok := fuse.FromContext(ctx); ok {
+		h.opener = caller.Pid
+	}
+	if err := c.m.settle(c, h, stampOf(disk.Layers())); err != nil {
+		if e := disk.Close(); e != nil {
+			c.m.log.WithField("image", c.ref.Path()).WithError(e).Warn("close")
+		}
+		return nil, err
+	}
+	return h, nil
+}
+
+// Release implements [gofs.NodeReleaser]. The kernel has written its dirty pages
+// by now. Nobody is told of an error here; fsync is what promises.
+func (c *content) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
+	if h, ok := f.(*contentHandle); ok && c.m.leave(h) {
+		if err := c.m.close(h); err != nil {
+			c.m.log.WithField("image", c.ref.Path()).WithError(err).Error("close")
+		}
+	}
+	return 0
+}
+
+// close closes a handle that has left its view.
+func (m *mount) close(h *contentHandle) error {
+	layers := h.disk.Layers()
+	err := h.disk.Close()
+	m.rest(h.node, h.pages, stampOf(layers), h.wrote.Load())
+	return err
+}
+
+// OnForget implements [gofs.NodeOnForgetter].
+func (c *content) OnForget() { c.m.forget(c) }
+
+// closeAll closes every handle, when no RELEASE is to be expected any more.
+func (m *mount) closeAll() {
+	m.mu.Lock()
+	m.mu.closed = true
+	m.mu.Unlock()
+	for _, h := range m.handles() {
+		if !m.leave(h) {
+			continue
+		}
+		if err := m.close(h); err != nil {
+			m.log.WithField("image", h.node.ref.Path()).WithError(err).Error("close")
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package fs
+
+import (
+	"context"
+	"io"
+	"syscall"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"vhdfs/ops"
+)
+
+// Read implements [gofs.NodeReader]. READ comes on handles that were opened for
+// writing only, too: the kernel fills the rest of a page before it changes it.
+// The reply is never longer than dest, which would kill the mount.
+func (c *content) Read(_ context.Context, f gofs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	h, ok := f.(*contentHandle)
+	if !ok {
+		return nil, syscall.EBADF
+	}
+	c.m.counted.reads.Add(1)
+	n := c.inside(off, int64(len(dest)))
+	got, err := h.disk.ReadAt(dest[:n], c.window.off+off)
+	if err != nil && err != io.EOF {
+		return nil, c.failed("read", off, err)
+	}
+	c.m.counted.readBytes.Add(int64(got))
+	return fuse.ReadResultData(dest[:got]), 0
+}
+
+// inside is how many of n bytes at off lie in the window.
+func (c *content) inside(off, n int64) int64 {
+	if off < 0 || n < 0 {
+		return 0
+	}
+	return max(0, min(n, c.size()-off))
+}
+
+// failed counts and logs a failed request; nothing is said of a guest's data.
+func (c *content) failed(what string, off int64, err error) syscall.Errno {
+	c.m.counted.ioErrors.Add(1)
+	c.m.log.WithField("image", c.ref.Path()).WithField("offset", off).WithError(err).Error(what)
+	return errno(err)
+}
+
+// Lseek implements [gofs.NodeLseeker]: SEEK_DATA and SEEK_HOLE by the map of the
+// whole chain. Other programs' bytes that the kernel has not written yet are
+// written first, or they would be taken for a hole; inside LSEEK that cannot
+// deadlock, as it would in READ, WRITE and SETATTR.
+func (c *content) Lseek(ctx context.Context, f gofs.FileHandle, off uint64, whence uint32) (uint64, syscall.Errno) {
+	h, ok := f.(*contentHandle)
+	if !ok {
+		return 0, syscall.EBADF
+	}
+	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
+		return 0, syscall.EINVAL
+	}
+	if off >= uint64(c.size()) {
+		return 0, syscall.ENXIO
+	}
+	if c.anyHandle(true) != nil {
+		if no := c.NotifyContent(int64(off), 0); no != 0 && no != syscall.ENOENT {
+			return 0, c.failed("seek", int64(off), no)
+		}
+	}
+	pos, err := c.seek(ctx, h.disk, int64(off), whence == unix.SEEK_DATA)
+	if err != nil {
+		if err == syscall.ENXIO || err == syscall.EINTR {
+			return 0, errno(err)
+		}
+		return 0, c.failed("seek", int64(off), err)
+	}
+	return uint64(pos), 0
+}
+
+// seek finds the first byte at or after off that is data, or is not. ENXIO when
+// no data follows; the end of the window is a hole.
+func (c *content) seek(ctx context.Context, disk *ops.Handle, off int64, data bool) (int64, error) {
+	size := c.size()
+	for pos := off; pos < size; {
+		if ctx.Err() != nil && callerDying(ctx) {
+			return 0, syscall.EINTR
+		}
+		e, err := disk.Extent(c.window.off+pos, size-pos)
+		if err != nil {
+			return 0, err
+		}
+		if (e.Kind == ops.Data) == data {
+			return pos, nil
+		}
+		if e.Len <= 0 {
+			return 0, ops.Errorf(ops.ErrCorrupt, 0, "extent of %d bytes at %d", e.Len, c.window.off+pos)
+		}
+		pos += e.Len
+	}
+	if data {
+		return 0, syscall.ENXIO
+	}
+	return size, nil
+}
+
+// Flush implements [gofs.NodeFlusher]: close(2) promises nothing, but a write
+// that was lost after write(2) had returned is told here as well.
+func (c *content) Flush(_ context.Context, f gofs.FileHandle) syscall.Errno {
+	h, ok := f.(*contentHandle)
+	if !ok || !h.write {
+		return 0
+	}
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return errno(h.pages.lost)
+}
+
+// Fsync implements [gofs.NodeFsyncer]: every write that completed before
+// survives power loss when it answers 0.
+//
+// The kernel tells of a page that it could not write once; the next fsync would
+// succeed though the bytes are nowhere. So a lost write is remembered: what was
+// lost for want of space is told by the next flush that succeeds, anything else
+// by every fsync until the file is closed by all.
+func (c *content) Fsync(_ context.Context, f gofs.FileHandle, _ uint32) syscall.Errno {
+	h, ok := f.(*contentHandle)
+	if !ok {
+		return syscall.EBADF
+	}
+	if !h.write {
+		return 0
+	}
+	c.m.counted.flushes.Add(1)
+	lost := c.lost(h.pages)
+	if err := h.disk.Flush(); err != nil {
+		return c.failed("flush", 0, err)
+	}
+	if lost != nil && errno(lost) == syscall.ENOSPC {
+		c.told(h.pages, lost)
+	}
+	return errno(lost)
+}
+
+func (c *content) lost(v *pages) error {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	return v.lost
+}
+
+// told ends the memory of a loss unless more was lost meanwhile.
+func (c *content) told(v *pages, lost error) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	if v.lost == lost {
+		v.lost = nil
+	}
+}
+
+// lose remembers a write that failed, under the cache mode in which nobody may
+// have been told, and drops the pages that show bytes that were never stored.
+func (c *content) lose(v *pages, off, n int64, err error) {
+	if c.m.opts.Cache != Writeback {
+		return
+	}
+	c.m.mu.Lock()
+	if v.lost == nil || errno(v.lost) == syscall.ENOSPC {
+		v.lost = err
+	}
+	c.m.mu.Unlock()
+	go c.NotifyContent(off, n) // never from WRITE itself: it waits for this page
+}

@@ -1,0 +1,175 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	stdlog "log"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"vhdfs/ops"
+)
+
+const (
+	// maxRequest is the greatest READ and WRITE in bytes: what kernels give at most.
+	maxRequest = 1 << 20
+	// maxBackground is how many asynchronous requests the kernel keeps in flight.
+	// It is per mount: a dozen hung ones must not stop every image.
+	maxBackground = 1024
+)
+
+// mount is one mounted library.
+type mount struct {
+	opts    Options
+	lib     *ops.Library
+	log     *logrus.Logger
+	owner   fuse.Owner
+	dev     uint64          // device number of the mount
+	ctx     context.Context // ends with the mount: operations stop then
+	counted counters
+	started time.Time
+
+	mu struct {
+		sync.Mutex
+		disks    map[ops.FileID]*disk
+		controls map[controlKey]*controlState
+		lastOps  map[string]*ops.Answer // by the image's path
+		lastGen  uint32                 // the last generation given to a view
+		log      [logLines][]byte
+		logNext  int // where the next line goes
+		closed   bool
+	}
+}
+
+// Server is a mounted file system.
+type Server struct {
+	m      *mount
+	fuse   *fuse.Server
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Mount mounts o.Library on o.MountPoint and serves it until it is unmounted.
+// When it returns the mount is ready. As root it calls mount(2) itself, else it
+// needs fusermount3. Cancelling ctx ends running operations, not the mount.
+func Mount(ctx context.Context, o Options) (*Server, error) {
+	mountPoint, err := filepath.Abs(o.MountPoint)
+	if err != nil {
+		return nil, err
+	}
+	o.MountPoint = mountPoint
+	m := newMount(o)
+	s := &Server{m: m, done: make(chan struct{})}
+	m.ctx, s.cancel = context.WithCancel(ctx)
+	raw := gofs.NewNodeFS(&dir{m: m}, &gofs.Options{
+		MountOptions:    m.mountOptions(),
+		NullPermissions: true,
+		Logger:          m.libraryLog(),
+	})
+	mo := m.mountOptions()
+	server, err := fuse.NewServer(raw, o.MountPoint, &mo)
+	if err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("mount %s: %w", o.MountPoint, err)
+	}
+	s.fuse = server
+	go s.serve()
+	if err := s.ready(); err != nil {
+		_ = s.Detach() // the first error says why
+		return nil, fmt.Errorf("mount %s: %w", o.MountPoint, err)
+	}
+	return s, nil
+}
+
+func newMount(o Options) *mount {
+	if o.Panics == nil {
+		o.Panics = new(atomic.Int64)
+	}
+	if o.Source == "" {
+		o.Source = "vhdfs"
+	}
+	m := &mount{
+		opts:    o,
+		lib:     o.Library,
+		log:     o.Log,
+		owner:   fuse.Owner{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())},
+		ctx:     context.Background(),
+		started: time.Now(),
+	}
+	m.mu.disks = map[ops.FileID]*disk{}
+	m.mu.lastOps = map[string]*ops.Answer{}
+	m.mu.controls = map[controlKey]*controlState{}
+	return m
+}
+
+// ready waits until the kernel serves the mount and tells who has to know.
+func (s *Server) ready() error {
+	if err := s.fuse.WaitMount(); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(s.m.opts.MountPoint, &st); err != nil {
+		return err
+	}
+	s.m.dev = st.Dev
+	if s.m.opts.OnMounted != nil {
+		s.m.opts.OnMounted(st.Dev)
+	}
+	if os.Geteuid() == 0 {
+		if err := tuneBDI(st.Dev); err != nil {
+			s.m.log.WithError(err).Debug("write-back parameters of the mount stay as they are")
+		}
+	}
+	return nil
+}
+
+// mountOptions are what kernel and go-fuse are told. ATOMIC_O_TRUNC is never
+// asked for, so that truncation comes as a SETATTR that can be refused; data is
+// invalidated by us alone (ExplicitDataCacheControl), or every read(2) would
+// ask for attributes first; without extended attributes the kernel does not ask
+// for security.capability before every write.
+func (m *mount) mountOptions() fuse.MountOptions {
+	o := fuse.MountOptions{
+		FsName:                   m.opts.Source,
+		Name:                     "vhdfs",
+		AllowOther:               m.opts.AllowOther,
+		Options:                  []string{"default_permissions", "nosuid", "nodev"},
+		DirectMountStrict:        os.Geteuid() == 0,
+		MaxWrite:                 maxRequest,
+		MaxBackground:            maxBackground,
+		DisableXAttrs:            true,
+		DisableReadDirPlus:       true,
+		ExplicitDataCacheControl: true,
+		ExtraCapabilities:        fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_ASYNC_DIO,
+		DisabledCapabilities:     fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_PASSTHROUGH,
+		PanicHandler:             m.panicked,
+		Logger:                   m.libraryLog(),
+	}
+	if m.opts.Cache == Writeback {
+		o.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
+	}
+	return o
+}
+
+// libraryLog takes what go-fuse has to say.
+func (m *mount) libraryLog() *stdlog.Logger {
+	return stdlog.New(logWriter{m.log}, "", 0)
+}
+
+type logWriter struct{ log *logrus.Logger }
+
+var _ io.Writer = logWriter{}
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log.Debugf("fuse: %q", p)
+	return len(p), nil
+}

@@ -1,0 +1,288 @@
+package fs
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vhdfs/ops"
+)
+
+// disk is what the mount keeps of one host file: the views of it that the kernel
+// may hold pages of. mount.mu guards it.
+type disk struct {
+	windows map[int]*pages
+}
+
+// window is a range of the guest's disk in bytes: all of it (part 0, off 0), or
+// one partition.
+type window struct {
+	part        int
+	off, length int64
+}
+
+// pages is a window of a disk as the kernel knows it. Its generation is in the
+// identity of its node: as long as it stays, every page that the kernel has is
+// right. A new one begins
+//
+//   - at a LOOKUP while nobody has the view open, when size or times of the host
+//     file, or the window, are not what they were;
+//   - at a first open, when the file or a parent is not what it was at the last
+//     close: that open answers ESTALE, and the kernel looks the name up again;
+//   - at a last close after which a change could not be seen, because the times
+//     of the file are too fresh to tell;
+//   - when another view of the same pages was written.
+type pages struct {
+	gen     uint32
+	window  window // as the kernel was told
+	handles []*contentHandle
+	pending int   // opens under way
+	writing int   // of handles and pending, those for writing
+	seen    stamp // of the chain, at the last close
+	lost    error // a write that failed after write(2) had returned
+	fixing  bool  // a truncation of our own raw is under way
+}
+
+func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 }
+
+// stamp is what the files of a chain looked like, the image's own first; nil
+// when nothing is known.
+type stamp []ops.FileStat
+
+// same tells whether nothing can have been written between two stamps.
+func (s stamp) same(o stamp) bool {
+	return slices.EqualFunc(s, o, unchanged)
+}
+
+func unchanged(a, b ops.FileStat) bool {
+	return a.ID == b.ID && a.Size == b.Size && a.Mtime.Equal(b.Mtime) && a.Ctime.Equal(b.Ctime)
+}
+
+// settled is how old a time stamp must be to prove anything: two changes within
+// one tick of the clock that file systems use look like one. Four ticks at 100 Hz.
+const settled = 40 * time.Millisecond
+
+// proves tells whether every later change of a file will show in its times.
+func (s stamp) proves(now time.Time) bool {
+	return len(s) > 0 && !slices.ContainsFunc(s, func(st ops.FileStat) bool {
+		return now.Sub(st.Ctime) < settled || now.Sub(st.Mtime) < settled
+	})
+}
+
+// stampOf looks at every file of a chain; nil when one cannot be looked at.
+func stampOf(layers []ops.Ref) stamp {
+	s := make(stamp, len(layers))
+	for i, r := range layers {
+		st, err := r.Dir.Stat(r.Name)
+		if err != nil {
+			return nil
+		}
+		s[i] = st
+	}
+	return s
+}
+
+// nodeGen packs the identity of a view that the host's inode number leaves out:
+// the device, as the 32 bits that the kernel has for it, and the generation,
+// which no other view of the mount ever has.
+func nodeGen(dev uint64, gen uint32) uint64 {
+	return uint64(unix.Major(dev)<<20|unix.Minor(dev)&0xfffff)<<32 | uint64(gen)
+}
+
+// renewLocked begins a new generation.
+func (m *mount) renewLocked(v *pages) {
+	m.mu.lastGen++
+	v.gen = m.mu.lastGen
+	v.seen = nil
+}
+
+// look answers a LOOKUP of a window: the generation of its node. st is the host
+// file, which nobody can have changed unseen while the view is open.
+func (m *mount) look(st *ops.FileStat, w window) uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.mu.disks[st.ID]
+	if d == nil {
+		d = &disk{windows: map[int]*pages{}}
+		m.mu.disks[st.ID] = d
+	}
+	v := d.windows[w.part]
+	if v == nil {
+		v = &pages{window: w}
+		m.renewLocked(v)
+		d.windows[w.part] = v
+	}
+	if v.idle() {
+		if v.window != w || v.seen != nil && !unchanged(v.seen[0], *st) {
+			m.renewLocked(v)
+		}
+		v.window = w
+	}
+	return v.gen
+}
+
+// admit makes room for an open of c and pins its view. raw and the partitions
+// are two views of the same bytes with a cache each: while one is open for
+// writing the other cannot be opened, which is asked for a second because
+// RELEASE comes late. ESTALE when c is not the current node of its view.
+func (m *mount) admit(c *content, write bool) (*pages, error) {
+	for try := 0; ; try++ {
+		v, err := m.tryAdmit(c, write)
+		if try == waitTries || !errors.Is(err, ops.ErrBusy) {
+			return v, err
+		}
+		time.Sleep(waitStep)
+	}
+}
+
+// How long EBUSY for open handles waits for a RELEASE: one second in all.
+const (
+	waitTries = 50
+	waitStep  = 20 * time.Millisecond
+)
+
+func (m *mount) tryAdmit(c *content, write bool) (*pages, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.mu.disks[c.file]
+	if d == nil || m.mu.closed {
+		return nil, unix.ESTALE
+	}
+	v := d.windows[c.window.part]
+	if v == nil || v.gen != c.gen {
+		return nil, unix.ESTALE
+	}
+	for part, other := range d.windows {
+		if (part == 0) == (c.window.part == 0) {
+			continue
+		}
+		if other.writing > 0 || write && !other.idle() {
+			return nil, ops.Errorf(ops.ErrBusy, 0, "raw and partitions of one disk are open, one of them for writing")
+		}
+	}
+	v.pending++
+	if write {
+		v.writing++
+	}
+	return v, nil
+}
+
+// dismiss takes back what admit gave.
+func (m *mount) dismiss(v *pages, write bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.dismissLocked(write)
+}
+
+func (v *pages) dismissLocked(write bool) {
+	v.pending--
+	if write {
+		v.writing--
+	}
+}
+
+// settle turns an admitted open into a handle of its view. A first open that
+// finds another chain, or another size, than the kernel has pages for is ESTALE:
+// the name leads to a new node then. The caller closes h after an error.
+func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := h.pages
+	if v.gen != c.gen || m.mu.closed {
+		v.dismissLocked(h.write)
+		return unix.ESTALE
+	}
+	if len(v.handles) == 0 {
+		other := len(s) == 0 || s[0].ID != c.file
+		changed := v.seen != nil && !v.seen.same(s)
+		if other || changed || !c.window.fits(h.disk.Size()) {
+			v.dismissLocked(h.write)
+			m.renewLocked(v)
+			return unix.ESTALE
+		}
+	}
+	v.pending--
+	v.handles = append(v.handles, h)
+	return nil
+}
+
+// fits tells whether the window is what a disk of size bytes has there.
+func (w window) fits(size int64) bool {
+	if w.part == 0 {
+		return w.length == size
+	}
+	return w.off <= size && w.length <= size-w.off
+}
+
+// leave takes a handle off its view. It tells whether the caller is to close it:
+// the end of the mount may have been first.
+func (m *mount) leave(h *contentHandle) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.Index(h.pages.handles, h)
+	if i < 0 {
+		return false
+	}
+	h.pages.handles = slices.Delete(h.pages.handles, i, i+1)
+	if h.write {
+		h.pages.writing--
+	}
+	return true
+}
+
+// rest notes what the chain looks like after a handle was closed. wrote: bytes
+// were written through the view; they are in no other view's cache.
+func (m *mount) rest(c *content, v *pages, s stamp, wrote bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if wrote {
+		for part, other := range m.mu.disks[c.file].windows {
+			if (part == 0) != (c.window.part == 0) && other.idle() {
+				m.renewLocked(other)
+			}
+		}
+	}
+	if !v.idle() {
+		return
+	}
+	failed := v.lost != nil
+	v.lost = nil
+	if failed || !s.proves(time.Now()) {
+		m.renewLocked(v)
+		return
+	}
+	v.seen = s
+}
+
+// forget drops a view that the kernel holds nothing of.
+func (m *mount) forget(c *content) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.mu.disks[c.file]
+	if d == nil {
+		return
+	}
+	v := d.windows[c.window.part]
+	if v == nil || v.gen != c.gen || !v.idle() {
+		return
+	}
+	delete(d.windows, c.window.part)
+	if len(d.windows) == 0 {
+		delete(m.mu.disks, c.file)
+	}
+}
+
+// handles are all open handles of raw and partitions.
+func (m *mount) handles() []*contentHandle {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []*contentHandle
+	for _, d := range m.mu.disks {
+		for _, v := range d.windows {
+			all = append(all, v.handles...)
+		}
+	}
+	return all
+}

@@ -1,0 +1,39 @@
+package fs
+
+import (
+	"context"
+	"io"
+
+	"vhdfs/ops"
+)
+
+// service is .vhdfs/.
+func (m *mount) service() *table {
+	return m.serviceTable(serviceName, func(context.Context) ([]row, error) {
+		rows := []row{
+			subTable("help", m.serviceTable(serviceName+"/help", m.helpRows)),
+			small("log", m.text(m.renderLog)),
+			small("metrics", m.text(m.renderMetrics)),
+		}
+		for _, d := range m.opts.Service {
+			rows = append(rows, small(d.Name, m.document(d, ops.Ref{})))
+		}
+		return rows, nil
+	})
+}
+
+func (m *mount) serviceTable(key string, rows func(context.Context) ([]row, error)) *table {
+	stat := func() (*ops.FileStat, error) {
+		return &ops.FileStat{Mode: 0o444, Mtime: m.started, Ctime: m.started}, nil
+	}
+	return &table{m: m, key: key, stat: stat, rows: rows}
+}
+
+// helpRows are the usages of all operations.
+func (m *mount) helpRows(context.Context) ([]row, error) {
+	rows := make([]row, len(m.opts.Ops))
+	for i, op := range m.opts.Ops {
+		rows[i] = small(op.Name, m.text(func(w io.Writer) error { return usage(op, w) }))
+	}
+	return rows, nil
+}

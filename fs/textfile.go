@@ -1,0 +1,229 @@
+package fs
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"syscall"
+
+	gofs "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vhdfs/ops"
+)
+
+// textFile is every small file: a document, which is read, or the control file
+// of an operation, which is written too. What a reader sees is fixed when it
+// opens the file, so that a read never tears.
+type textFile struct {
+	gofs.Inode
+	m    *mount
+	mode uint32
+	stat func() (*ops.FileStat, error)
+	// render writes what an open shows.
+	render func(io.Writer) error
+	long   bool // size 0 until it is opened
+	// run executes one request and answers what the handle shows from then on;
+	// nil for a document.
+	run func(ctx context.Context, caller fuse.Caller, request []byte) ([]byte, error)
+}
+
+var (
+	_ node              = (*textFile)(nil)
+	_ gofs.NodeOpener   = (*textFile)(nil)
+	_ gofs.NodeReader   = (*textFile)(nil)
+	_ gofs.NodeWriter   = (*textFile)(nil)
+	_ gofs.NodeFlusher  = (*textFile)(nil)
+	_ gofs.NodeFsyncer  = (*textFile)(nil)
+	_ gofs.NodeReleaser = (*textFile)(nil)
+)
+
+// textHandle is one open of a small file.
+type textHandle struct {
+	doc  *spool
+	last atomic.Pointer[answer] // to the last request on this handle; nil: none yet
+}
+
+// answer is what a handle shows after a request: text, from the file position
+// where that write ended, so that the same descriptor reads it without a seek.
+type answer struct {
+	text []byte
+	base int64
+}
+
+// document is the file of a document about an image.
+func (m *mount) document(d Document, ref ops.Ref) *textFile {
+	return &textFile{m: m, mode: 0o444, stat: m.statOf(ref), long: d.Long,
+		render: func(w io.Writer) error { return d.Render(m.ctx, ref, w) }}
+}
+
+// text is a file of the service.
+func (m *mount) text(render func(io.Writer) error) *textFile {
+	return &textFile{m: m, mode: 0o444, stat: m.statOf(ops.Ref{}), render: render}
+}
+
+// statOf gives a small file the times of the image that it is about.
+func (m *mount) statOf(ref ops.Ref) func() (*ops.FileStat, error) {
+	return func() (*ops.FileStat, error) {
+		if ref.Dir == nil {
+			st := m.now()
+			return &st, nil
+		}
+		st, err := ref.Dir.Stat(ref.Name)
+		return &st, err
+	}
+}
+
+// Getattr implements [gofs.NodeGetattrer]. The size is the true length: of what
+// the handle shows, else of what an open would. A document that cannot be
+// rendered has size 0; opening it says why.
+func (t *textFile) Getattr(_ context.Context, f gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	st, err := t.stat()
+	if err != nil {
+		return errno(err)
+	}
+	t.m.fill(&out.Attr, t.mode, st)
+	out.Size = t.size(f)
+	out.Blocks = (out.Size + 511) / 512
+	return 0
+}
+
+func (t *textFile) size(f gofs.FileHandle) uint64 {
+	if h, ok := f.(*textHandle); ok {
+		if a := h.last.Load(); a != nil {
+			return uint64(a.base) + uint64(len(a.text))
+		}
+		return uint64(h.doc.size)
+	}
+	if t.long {
+		return 0
+	}
+	var n length
+	if err := t.render(&n); err != nil {
+		return 0
+	}
+	return uint64(n)
+}
+
+// length counts what is written to it.
+type length int64
+
+func (n *length) Write(p []byte) (int, error) {
+	*n += length(len(p))
+	return len(p), nil
+}
+
+// Setattr implements [gofs.NodeSetattrer]. The size 0 that a shell's > asks for
+// before it writes is accepted as nothing.
+func (t *textFile) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	size, ok := in.GetSize()
+	if !ok || t.run == nil {
+		return setTimes(ctx, t, f, in, out)
+	}
+	if size != 0 {
+		return syscall.EINVAL
+	}
+	if no := t.Getattr(ctx, f, out); no != 0 {
+		return no
+	}
+	out.Size = 0
+	return 0
+}
+
+// Open implements [gofs.NodeOpener]. Direct I/O, so that the size that the
+// kernel believes limits no read.
+func (t *textFile) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	if flags&syscall.O_ACCMODE != syscall.O_RDONLY && t.run == nil {
+		return nil, 0, syscall.EACCES
+	}
+	h := &textHandle{doc: &spool{}}
+	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
+		if err := t.render(h.doc); err != nil {
+			t.m.discard(h.doc)
+			return nil, 0, errno(err)
+		}
+	}
+	return h, fuse.FOPEN_DIRECT_IO, 0
+}
+
+func (m *mount) discard(s *spool) {
+	if err := s.Close(); err != nil {
+		m.log.WithError(err).Warn("closing the spool file of a document")
+	}
+}
+
+// Read implements [gofs.NodeReader]. After a request the file position counts
+// from the end of that write; who seeks back to the start reads from the start.
+func (t *textFile) Read(_ context.Context, f gofs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	h, ok := f.(*textHandle)
+	if !ok {
+		return nil, syscall.EBADF
+	}
+	if a := h.last.Load(); a != nil {
+		return fuse.ReadResultData(a.read(h, dest, off)), 0
+	}
+	n, err := h.doc.ReadAt(dest, off)
+	if err != nil && err != io.EOF {
+		return nil, errno(err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+// read copies from the answer. A reader in front of the base has moved its
+// position: from there on the answer stands at 0.
+func (a *answer) read(h *textHandle, dest []byte, off int64) []byte {
+	if off < a.base {
+		a = &answer{text: a.text}
+		h.last.Store(a)
+	}
+	off -= a.base
+	if off >= int64(len(a.text)) {
+		return nil
+	}
+	return dest[:copy(dest, a.text[off:])]
+}
+
+// Write implements [gofs.NodeWriter]: one write(2) is one request, executed
+// before it returns. The answer stands on the handle whether it failed or not; a
+// write that failed leaves the file position where it was.
+func (t *textFile) Write(ctx context.Context, f gofs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+	h, ok := f.(*textHandle)
+	if !ok || t.run == nil {
+		return 0, syscall.EBADF
+	}
+	caller, ok := fuse.FromContext(ctx)
+	if !ok || caller.Uid != t.m.owner.Uid && caller.Uid != 0 {
+		return 0, syscall.EPERM
+	}
+	if len(data) == 0 {
+		return 0, 0
+	}
+	run, cancel := t.m.underWriter(ctx)
+	defer cancel()
+	text, err := t.run(run, *caller, data)
+	base := off
+	if err == nil {
+		base += int64(len(data))
+	}
+	h.last.Store(&answer{text: text, base: base})
+	if err != nil {
+		return 0, errno(err)
+	}
+	return uint32(len(data)), 0
+}
+
+// Flush implements [gofs.NodeFlusher]. Shells close the file before they write,
+// and lose what close answers: nothing happens here.
+func (t *textFile) Flush(context.Context, gofs.FileHandle) syscall.Errno { return 0 }
+
+// Fsync implements [gofs.NodeFsyncer]: a request was carried out when its write
+// returned.
+func (t *textFile) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { return 0 }
+
+// Release implements [gofs.NodeReleaser].
+func (t *textFile) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
+	if h, ok := f.(*textHandle); ok {
+		t.m.discard(h.doc)
+	}
+	return 0
+}
