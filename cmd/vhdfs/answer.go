@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"vhdfs/ops"
+)
+
+// answerText prints an answer for people. What went wrong is not here: the
+// caller tells that on standard error.
+func answerText(w io.Writer, op string, answer []byte) error {
+	if op == "check" {
+		return checkText(w, answer)
+	}
+	fields, err := fieldsOf(answer)
+	if err != nil {
+		return err
+	}
+	failed := false
+	var list [][2]string
+	for _, f := range fields {
+		switch f.Name {
+		case "Error":
+			failed = true
+		case "Operation", "ReturnValue", "Errno", "JobCompletionStatusCode":
+		default:
+			if v, ok := scalar(f.Value); ok {
+				list = append(list, [2]string{f.Name, v})
+			}
+		}
+	}
+	if !failed && len(list) == 0 {
+		_, err := fmt.Fprintln(w, op+": OK")
+		return err
+	}
+	return pairs(w, list)
+}
+
+// fieldsOf reads an answer in its order.
+func fieldsOf(answer []byte) (ops.Fields, error) {
+	d := json.NewDecoder(bytes.NewReader(answer))
+	d.UseNumber()
+	if _, err := d.Token(); err != nil {
+		return nil, err
+	}
+	var fields ops.Fields
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		var v any
+		if err := d.Decode(&v); err != nil {
+			return nil, err
+		}
+		fields = append(fields, ops.Field{Name: fmt.Sprint(key), Value: v})
+	}
+	return fields, nil
+}
+
+func scalar(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case json.Number:
+		return v.String(), true
+	case bool:
+		return fmt.Sprint(v), true
+	}
+	return "", false
+}
+
+func checkText(w io.Writer, answer []byte) error {
+	var a struct{ Images []ops.Report }
+	if err := json.Unmarshal(answer, &a); err != nil {
+		return err
+	}
+	for _, im := range a.Images {
+		fmt.Fprintf(w, "%s: %d errors, %d warnings, %d notes\n", printable(im.Path), im.Errors, im.Warnings, im.Notes)
+		t := columns(w)
+		for _, f := range im.Anomalies {
+			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", f.Severity, f.Name, printable(f.Where), printable(f.Text))
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		if all := im.Errors + im.Warnings + im.Notes; all > len(im.Anomalies) {
+			fmt.Fprintf(w, "  and %d more\n", all-len(im.Anomalies))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"vhdfs/fs"
+	"vhdfs/ops"
+)
+
+func mountCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "mount",
+		Usage:     "mount a folder of images, or one image",
+		ArgsUsage: "IMAGES MNT",
+		Category:  "mount",
+		Description: "Every image below IMAGES becomes a directory under MNT. Stays in the foreground;\n" +
+			"SIGTERM and SIGINT unmount, a second one whoever uses the mount.",
+		Flags: append(parentFlags(),
+			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go to the background when the mount is ready"},
+			&cli.BoolFlag{Name: "read-only", Aliases: []string{"r"}, Usage: "write nothing to any image"},
+			&cli.BoolFlag{Name: "allow-other", Usage: "let other users read the mount"},
+			&cli.StringFlag{Name: "cache", Value: "writeback", Usage: "the kernel's cache: `MODE` is writeback, writethrough or none"},
+			&cli.StringFlag{Name: "cache-size", Value: "64M", Usage: "`SIZE` of the cache for block tables, for all images together"},
+			&cli.StringFlag{Name: "truncate", Value: "refuse", Usage: "truncating raw to 0: `WHAT` is refuse or discard (discard all of it)"},
+			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL` is error, warning, info, debug or trace"},
+			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "`FORMAT` is text or json"},
+			&cli.StringFlag{Name: "log-file", Usage: "append the log to `FILE`; default: standard error, with --daemon until the mount is ready"},
+		),
+		Action: func(c *cli.Context) error {
+			args, err := positional(c, "IMAGES", "MNT")
+			if err != nil {
+				return err
+			}
+			if c.Bool("daemon") && !isDaemon() {
+				return background(c.App.ErrWriter)
+			}
+			return mountAndServe(c, args[0], args[1])
+		},
+	}
+}
+
+// mountAndServe returns when the mount has gone and every image is closed.
+func mountAndServe(c *cli.Context, images, mnt string) error {
+	log, err := newLog(c)
+	if err != nil {
+		return err
+	}
+	o, cache, err := mountOptions(c, log)
+	if err != nil {
+		return err
+	}
+	folder, name, err := place(images)
+	if err != nil {
+		return err
+	}
+	if o.MountPoint, err = filepath.Abs(mnt); err != nil {
+		return err
+	}
+	f, err := openFolders(c, folder, cache)
+	if err != nil {
+		return err
+	}
+	o.Library, o.Single, o.Source, o.OnMounted = f.lib, name, filepath.Join(folder, name), f.refuse
+	err = serve(c.Context, o)
+	return errors.Join(err, f.Close())
+}
+
+func mountOptions(c *cli.Context, log *logrus.Logger) (o fs.Options, cache int64, err error) {
+	o = fs.Options{Ops: ops.All, ReadOnly: c.Bool("read-only"), AllowOther: c.Bool("allow-other"), Log: log}
+	if o.Cache, err = fs.ParseCacheMode(c.String("cache")); err != nil {
+		return o, 0, err
+	}
+	budget, err := ops.ParseSize("cache-size", c.String("cache-size"))
+	if err != nil {
+		return o, 0, err
+	}
+	if budget.Relative || budget.Bytes < 1<<20 {
+		return o, 0, usagef("cache-size=%q: want at least 1M", c.String("cache-size"))
+	}
+	switch t := c.String("truncate"); t {
+	case "refuse":
+	case "discard":
+		o.Discard = true
+	default:
+		return o, 0, usagef("truncate=%q: want refuse or discard", t)
+	}
+	return o, budget.Bytes, nil
+}
+
+// serve mounts and waits for the end: an unmount from outside, or signals.
+func serve(ctx context.Context, o fs.Options) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	var server *fs.Server
+	o.Image = imageDocuments(o.Library, func() *fs.Server { return server })
+	o.Service = serviceDocuments(o.Library, o.Source)
+	server, err := fs.Mount(ctx, o)
+	if err != nil {
+		return err
+	}
+	o.Log.WithFields(logrus.Fields{"images": o.Source, "mount": o.MountPoint}).Info("mounted")
+	if err := tellReady(); err != nil {
+		return errors.Join(err, server.Shutdown())
+	}
+	gone := make(chan struct{})
+	go func() {
+		server.Wait()
+		close(gone)
+	}()
+	err = waitForEnd(server, o.Log, signals, gone)
+	o.Log.Info("unmounted")
+	return err
+}
+
+// waitForEnd unmounts at the first signal unless the mount is in use, and at
+// the second one whoever uses it.
+func waitForEnd(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal, gone <-chan struct{}) error {
+	for asked := false; ; asked = true {
+		select {
+		case <-gone:
+			return nil
+		case s := <-signals:
+			if err := notify("STOPPING=1"); err != nil {
+				log.WithError(err).Warn("service manager not told")
+			}
+			if asked {
+				log.WithField("signal", s.String()).Warn("unmounting although the mount is in use")
+				return server.Shutdown()
+			}
+			if err := server.Unmount(); err != nil {
+				log.WithError(err).WithField("signal", s.String()).Warn("the mount is in use; a second signal forces the unmount")
+				continue
+			}
+			<-gone
+			return nil
+		}
+	}
+}
+
+func newLog(c *cli.Context) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(c.App.ErrWriter)
+	level, err := logrus.ParseLevel(c.String("log-level"))
+	if err != nil {
+		return nil, usagef("log-level=%q: want error, warning, info, debug or trace", c.String("log-level"))
+	}
+	log.SetLevel(level)
+	switch f := c.String("log-format"); f {
+	case "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true})
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return nil, usagef("log-format=%q: want text or json", f)
+	}
+	if name := c.String("log-file"); name != "" {
+		out, err := appendTo(name)
+		if err != nil {
+			return nil, err
+		}
+		log.SetOutput(out)
+	}
+	return log, nil
+}
+
+// appendTo opens a log. It stays open until the process ends.
+func appendTo(name string) (io.Writer, error) {
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("log file: %w", err)
+	}
+	return f, nil
+}

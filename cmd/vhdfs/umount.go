@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"vhdfs/ops"
+)
+
+// daemonPatience is how long umount waits for the daemon to close its images:
+// all that the kernel held back was written before the unmount, what is left is
+// a flush of each.
+const daemonPatience = time.Minute
+
+func umountCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "umount",
+		Usage:     "unmount, and wait until every image is closed",
+		ArgsUsage: "MNT",
+		Category:  "mount",
+		Action: func(c *cli.Context) error {
+			args, err := positional(c, "MNT")
+			if err != nil {
+				return err
+			}
+			return umount(args[0])
+		},
+	}
+}
+
+func umount(typed string) error {
+	mnt, err := filepath.Abs(typed)
+	if err != nil {
+		return err
+	}
+	if !isMount(mnt) {
+		return usagef("%s is not a vhdfs mount", typed)
+	}
+	b, err := os.ReadFile(filepath.Join(mnt, ".vhdfs", "daemon.json"))
+	if err != nil {
+		return err
+	}
+	var d daemonInfo
+	if err := json.Unmarshal(b, &d); err != nil {
+		return fmt.Errorf("daemon.json: %w", err)
+	}
+	// Held before the unmount, the descriptor cannot mean another process later.
+	pidfd, err := unix.PidfdOpen(d.PID, 0)
+	if err != nil {
+		return fmt.Errorf("daemon with process id %d: %w", d.PID, err)
+	}
+	err = unmount(mnt)
+	if err == nil {
+		err = waitForExit(pidfd, d.PID)
+	}
+	return errors.Join(err, unix.Close(pidfd))
+}
+
+// unmount fails with ErrBusy while somebody uses the mount.
+func unmount(mnt string) error {
+	if os.Geteuid() == 0 {
+		if err := unix.Unmount(mnt, unix.UMOUNT_NOFOLLOW); err != nil {
+			return classifyUnmount(mnt, err)
+		}
+		return nil
+	}
+	out, err := exec.Command("fusermount3", "-u", "--", mnt).CombinedOutput()
+	if err != nil {
+		return ops.Wrapf(err, ops.ErrBusy, 0, "unmount %s: %q", mnt, out)
+	}
+	return nil
+}
+
+func classifyUnmount(mnt string, err error) error {
+	if errors.Is(err, unix.EBUSY) {
+		return ops.Wrapf(err, ops.ErrBusy, 0, "unmount %s", mnt)
+	}
+	return fmt.Errorf("unmount %s: %w", mnt, err)
+}
+
+func waitForExit(pidfd, pid int) error {
+	deadline := time.Now().Add(daemonPatience)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("unmounted, but the daemon with process id %d still closes images", pid)
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n > 0:
+			return nil
+		}
+	}
+}
+
+// isMount tells whether dir lies in a vhdfs mount whose service directory can
+// be reached from it: dir is the root of the mount, or below it.
+func isMount(dir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.FUSE_SUPER_MAGIC {
+		return false
+	}
+	root, err := mountRoot(dir)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(root, ".vhdfs", "daemon.json"))
+	return err == nil
+}
+
+// mountRoot is the topmost directory on dir's device.
+func mountRoot(dir string) (string, error) {
+	var st, up unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return "", err
+	}
+	for dir != "/" {
+		if err := unix.Stat(filepath.Dir(dir), &up); err != nil {
+			return "", err
+		}
+		if up.Dev != st.Dev {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir, nil
+}
