@@ -89,7 +89,7 @@ func (l *Library) openParent(res *resolver, c child) (*Engine, error) {
 	}
 	ref := got.found.Ref
 	p, err := l.acquire(ref, Read|NoFollow)
-	if err == errIsSet {
+	if errors.Is(err, errIsSet) {
 		err = errReplaced(ref, c)
 	}
 	if err != nil {

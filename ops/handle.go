@@ -26,7 +26,7 @@ type Handle struct {
 func (l *Library) Open(r Ref, a Access) (*Handle, error) {
 	h := &Handle{lib: l, write: a&Write != 0}
 	e, err := l.acquire(r, a)
-	if err == errIsSet {
+	if errors.Is(err, errIsSet) {
 		e, err = h.acquireLeaf(r)
 	}
 	if err != nil {
@@ -55,7 +55,7 @@ func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
 	}
 	h.set = found
 	e, err := h.lib.acquire(found.Leaf, NoFollow)
-	if err == errIsSet {
+	if errors.Is(err, errIsSet) {
 		err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
 	}
 	return e, err
