@@ -1,0 +1,107 @@
+package fs
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"time"
+
+	"vhdfs/ops"
+)
+
+// knobs are what tests change in the child that serves the mount, through
+// operations of their own.
+type knobs struct {
+	mu      sync.Mutex
+	fail    syscall.Errno // of the next writes
+	opens   int
+	flushes int
+	stop    string // why the slow operation ended
+}
+
+// flat is a disk whose file holds its bytes: the simplest writable format.
+type flat struct {
+	*ops.Raw
+	f ops.File
+	k *knobs
+}
+
+var _ ops.Writer = (*flat)(nil)
+
+func (k *knobs) format() *ops.Format {
+	return &ops.Format{
+		Name:       "flat",
+		Extensions: []string{".flat"},
+		Probe:      func(_ ops.File, ext string) (bool, error) { return ext == ".flat", nil },
+		Open: func(f ops.File, _ ops.OpenOptions) (ops.Layer, error) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.opens++
+			st, err := f.Stat()
+			if err != nil {
+				return nil, err
+			}
+			return &flat{Raw: ops.NewRaw(f, st.Size), f: f, k: k}, nil
+		},
+	}
+}
+
+func (d *flat) Info() ops.Info { return ops.Info{LogicalSector: 512, PhysicalSector: 512} }
+
+func (d *flat) fault() error {
+	d.k.mu.Lock()
+	defer d.k.mu.Unlock()
+	if d.k.fail == 0 {
+		return nil
+	}
+	return d.k.fail
+}
+
+func (d *flat) WriteAt(p []byte, off int64) (int, error) {
+	if err := d.fault(); err != nil {
+		return 0, err
+	}
+	return d.f.WriteAt(p, off)
+}
+
+func (d *flat) Zero(off, n int64, _ bool) error { return d.f.Punch(off, n) }
+
+func (d *flat) Flush() error {
+	d.k.mu.Lock()
+	d.k.flushes++
+	d.k.mu.Unlock()
+	return d.f.Sync("flat")
+}
+
+// faultOp sets the errno of writes, 0 for none, and answers the counts.
+func (k *knobs) faultOp() *ops.Op {
+	return &ops.Op{
+		Name: "fault",
+		Args: []ops.Arg{{Name: "number", Kind: ops.ArgSize, Default: "0", Bare: true}},
+		Run: func(_ context.Context, r *ops.Request) (ops.Fields, error) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.fail = syscall.Errno(r.Args.Amount("number").Bytes)
+			return ops.Fields{{Name: "Opens", Value: k.opens}, {Name: "Flushes", Value: k.flushes}, {Name: "Stopped", Value: k.stop}}, nil
+		},
+	}
+}
+
+// slowOp works until it is told to stop.
+func (k *knobs) slowOp() *ops.Op {
+	return &ops.Op{Name: "slow", Run: func(ctx context.Context, _ *ops.Request) (ops.Fields, error) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Second):
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.stop = "time"; ctx.Err() != nil {
+			k.stop = ctx.Err().Error()
+		}
+		return nil, ctx.Err()
+	}}
+}
+
+// panicOp has a broken invariant.
+var panicOp = &ops.Op{Name: "panic", Run: func(context.Context, *ops.Request) (ops.Fields, error) { panic("broken on purpose") }}
