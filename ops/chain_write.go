@@ -5,29 +5,23 @@ import (
 	"syscall"
 )
 
-// writable tells whether there was a writer.
-func (e *Engine) writable() bool {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.mu.writer != nil
-}
-
 // upgrade makes the engine writable in place: a second descriptor for writing,
 // while the first one keeps the locks. At no moment is the file unlocked, and
-// nothing is written. A failed upgrade leaves the readers as they were.
-func (e *Engine) upgrade() error {
+// nothing is written. A failed upgrade leaves the readers as they were. r is what
+// the file is called now.
+func (e *Engine) upgrade(r Ref, a Access) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.refusalLocked(); err != nil || e.mu.writer != nil {
 		return err
 	}
-	f, err := e.ref.Dir.Open(e.ref.Name, Write|e.access)
+	f, err := r.Dir.Open(r.Name, Write|a)
 	if err != nil {
 		return err
 	}
 	st, err := f.Stat()
 	if err == nil && st.ID != e.id {
-		err = Errorf(ErrChanged, 0, "%s is another file now", e.ref.Path())
+		err = Errorf(ErrChanged, 0, "%s is another file now", r.Path())
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())

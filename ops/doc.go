@@ -16,11 +16,15 @@
 // In the order they may be taken:
 //
 //	fs root.mu       the set of directories shown
-//	ops Library.mu   the engines by device and inode, the link index
-//	ops Engine.mu    RLock: guest I/O. Lock: upgrade to writing, close, swap of layers
+//	ops Library.mu   the engines by device and inode, and who uses each
+//	ops Engine.mu    RLock: guest I/O. Lock: upgrade to writing, close, part-sector writes, swap of layers
 //	format Disk.mu   block table, free space and log of one open file
 //
 // Calls go down this list only; between engines of one chain they go from the
-// child to its parent. No lock is held over a call into the kernel's side of
-// our own mount. A function named xLocked needs its receiver's lock.
+// child to its parent. Library.mu is never held over I/O, nor over a call that
+// takes Engine.mu. No lock is held over a call into the kernel's side of our own
+// mount. A function named xLocked needs its receiver's lock.
+//
+// Beside them stand locks around a few fields, under which nothing is called:
+// Cache.mu, inspectCache.mu and flushes.mu.
 package ops

@@ -14,8 +14,7 @@ import (
 type Engine struct {
 	lib    *Library
 	id     FileID
-	ref    Ref    // the name that opened it
-	access Access // NoFollow where the name came out of an image
+	ref    Ref // the name that opened it
 	format *Format
 	file   File     // holds the locks until the engine is closed
 	stat   FileStat // when it was opened
@@ -28,7 +27,8 @@ type Engine struct {
 	use struct { // guarded by Library.mu
 		refs       int    // chains and handles; 0: closing
 		named      int    // handles by a name of the file itself
-		writers    int    // handles for writing
+		writers    int    // handles for writing, or about to be
+		admitted   int    // of these that were found to be allowed
 		setWriters int    // of these through a set
 		children   int    // chains that read through it
 		chain      *Chain // of the handles, nil before the first
@@ -64,7 +64,7 @@ func (l *Library) acquire(r Ref, a Access) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	e, isNew, err := l.enter(r, a&NoFollow, st.ID)
+	e, isNew, err := l.enter(r, st.ID)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -91,7 +91,7 @@ func (l *Library) acquire(r Ref, a Access) (*Engine, error) {
 
 // enter finds the engine of a file or puts a new one there for the caller to
 // open. One that is closing is waited for: its locks would be in the way.
-func (l *Library) enter(r Ref, a Access, id FileID) (e *Engine, isNew bool, err error) {
+func (l *Library) enter(r Ref, id FileID) (e *Engine, isNew bool, err error) {
 	for {
 		l.mu.Lock()
 		if l.mu.closed {
@@ -101,7 +101,7 @@ func (l *Library) enter(r Ref, a Access, id FileID) (e *Engine, isNew bool, err 
 		e := l.mu.engines[id]
 		switch {
 		case e == nil:
-			e = &Engine{lib: l, id: id, ref: r, access: a, opened: make(chan struct{}), gone: make(chan struct{})}
+			e = &Engine{lib: l, id: id, ref: r, opened: make(chan struct{}), gone: make(chan struct{})}
 			e.use.refs = 1
 			l.mu.engines[id] = e
 			l.mu.Unlock()

@@ -9,12 +9,15 @@ import (
 
 // Handle is one user of an engine. Its methods may be called concurrently.
 type Handle struct {
-	lib    *Library
-	engine *Engine
-	chain  *Chain
-	set    *Found // the set through which it was opened, nil without one
-	write  bool
-	closed atomic.Bool
+	lib      *Library
+	ref      Ref    // the name that opened it; the leaf's for a set
+	access   Access // NoFollow for a set's leaf
+	engine   *Engine
+	chain    *Chain
+	set      *Found // the set through which it was opened, nil without one
+	write    bool
+	admitted bool // counted in Engine.use.admitted
+	closed   atomic.Bool
 }
 
 // Open opens an image with all of its parents for guest I/O. One engine serves
@@ -24,7 +27,7 @@ type Handle struct {
 // where it is a parent that is in use, or locked by somebody else. Opening writes
 // nothing.
 func (l *Library) Open(r Ref, a Access) (*Handle, error) {
-	h := &Handle{lib: l, write: a&Write != 0}
+	h := &Handle{lib: l, ref: r, access: a & NoFollow, write: a&Write != 0}
 	e, err := l.acquire(r, a)
 	if errors.Is(err, errIsSet) {
 		e, err = h.acquireLeaf(r)
@@ -53,7 +56,7 @@ func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.set = found
+	h.set, h.ref, h.access = found, found.Leaf, NoFollow
 	e, err := h.lib.acquire(found.Leaf, NoFollow)
 	if errors.Is(err, errIsSet) {
 		err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
@@ -90,32 +93,53 @@ func (h *Handle) countLocked(by int) {
 	if h.write && h.set != nil {
 		use.setWriters += by
 	}
+	if h.admitted {
+		use.admitted += by
+	}
 }
 
-// beginWriting asks everything that may forbid a write, the first time, and
-// upgrades the engine.
+// beginWriting asks everything that may forbid a write, unless a writer that was
+// asked is there already, and upgrades the engine. This handle is counted as a
+// writer meanwhile, so that no child comes between.
 func (h *Handle) beginWriting() error {
+	use := &h.engine.use
+	h.lib.mu.Lock()
+	asked := use.admitted > 0
+	h.lib.mu.Unlock()
+	if !asked {
+		if err := h.mayWrite(); err != nil {
+			return err
+		}
+	}
+	if err := h.engine.upgrade(h.ref, h.access); err != nil {
+		return err
+	}
+	h.lib.mu.Lock()
+	h.admitted = true
+	use.admitted++
+	h.lib.mu.Unlock()
+	return nil
+}
+
+func (h *Handle) mayWrite() error {
 	e := h.engine
 	info, size, err := e.describe()
-	if err != nil || e.writable() {
+	if err != nil {
 		return err
 	}
 	if h.set != nil && h.set.Set.ReadOnly != "" {
 		return Errorf(ErrReadOnly, 0, "%s: %s", h.set.Ref.Path(), h.set.Set.ReadOnly)
 	}
 	if info.ReadOnly != "" {
-		return Errorf(ErrReadOnly, 0, "%s: %s", e.ref.Path(), info.ReadOnly)
+		return Errorf(ErrReadOnly, 0, "%s: %s", h.ref.Path(), info.ReadOnly)
 	}
-	self := &Found{Ref: e.ref, Stat: e.stat, Format: e.format, Size: size, Info: info, Leaf: e.ref}
-	if err := h.askLinks(self); err != nil {
+	if err := h.askLinks(&Found{Ref: h.ref, Stat: e.stat, Format: e.format, Size: size, Info: info, Leaf: h.ref}); err != nil {
 		return err
 	}
 	if ask := h.lib.opts.BeforeWrite; ask != nil {
-		if err := ask(e.id); err != nil {
-			return err
-		}
+		return ask(e.id)
 	}
-	return e.upgrade()
+	return nil
 }
 
 // askLinks refuses to write what other images were made from, and what a set

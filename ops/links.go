@@ -62,7 +62,7 @@ func (r *resolver) scan() error {
 	if r.scanned {
 		return nil
 	}
-	r.byLink = map[GUID][]*Found{}
+	r.byLink, r.indexed = map[GUID][]*Found{}, map[FileID]bool{}
 	for _, d := range distinct(append([]Dir{r.lib.opts.Top}, r.lib.opts.Search...)) {
 		if err := r.scanFolder(d, ".", nil); err != nil {
 			return err
@@ -116,6 +116,10 @@ func (r *resolver) scanFolder(d Dir, name string, above []FileID) error {
 		if err != nil {
 			return err
 		}
+		if d.Path(".") != r.lib.opts.Top.Path(".") && r.indexed[found.Stat.ID] {
+			continue // a search folder within the image folder
+		}
+		r.indexed[found.Stat.ID] = true
 		r.index = append(r.index, found)
 		if found.Set == nil && found.Err == nil {
 			r.byLink[found.Info.LinkID] = append(r.byLink[found.Info.LinkID], found)
@@ -189,7 +193,7 @@ func (l *Library) Graph() (*Graph, error) {
 				r.link(&n, children)
 			}
 		}
-		if f.Ref.Dir == l.opts.Top {
+		if f.Ref.Dir.Path(".") == l.opts.Top.Path(".") {
 			g.Images = append(g.Images, n)
 		}
 	}

@@ -22,6 +22,7 @@ type resolver struct {
 	scanned bool
 	index   []*Found          // every image of the folders
 	byLink  map[GUID][]*Found // of these the disks that can be opened
+	indexed map[FileID]bool
 }
 
 // child is the image whose parent is looked for, and those that it is a parent

@@ -1,0 +1,203 @@
+package ops_test
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"vhdfs/ops"
+	"vhdfs/test/sim"
+)
+
+func TestImageNames(t *testing.T) {
+	w := newWorld(t)
+	for name, want := range map[string]bool{
+		"a.vhdx": true, "a.VHDX": true, "a.AvHdX": true, "a.vhd": true, "a.vhds": true, "x.y.vhd": true,
+		"a": false, "vhdx": false, "a.vhdx.rct": false, "a.rct": false, "a.mrt": false, "a.vct": false, "a.vmrs": false,
+		"a.txt": false, "a.vhdx~": false, "a.vhdx ": false,
+	} {
+		require.Equal(t, want, w.lib.IsImageName(name), name)
+	}
+}
+
+func TestList(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/b.vhdx", parent)
+	w.put("/vms/a.VHD", nil)
+	w.put("/vms/notes.txt", nil)
+	w.put("/vms/b.vhdx.rct", nil)
+	w.host.Special("/vms/fifo.vhdx")
+	w.host.Dir("/vms/sub")
+	w.host.Dir("/vms/.vhdfs-state")
+	before := len(w.host.Opened())
+	list, err := w.lib.List(".")
+	require.NoError(t, err)
+	require.Equal(t, []ops.DirEntry{
+		{Name: "a.VHD", IsRegular: true}, {Name: "b.vhdx", IsRegular: true}, {Name: "sub", IsDir: true},
+	}, list)
+	require.Len(t, w.host.Opened(), before)
+}
+
+func TestInspect(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/a.vhdx", fakeImage{ID: guid(3), Size: 1024})
+	w.image("/vms/odd.vhd", fakeImage{ID: guid(4)})
+	w.image("/vms/broken.vhdx", fakeImage{Broken: "header 2"})
+	w.put("/vms/text.vhdx", []byte("some text"))
+	w.put("/vms/empty.vhdx", nil)
+	w.host.Special("/vms/fifo.vhdx")
+	w.host.Freeze()
+	look := func(name string) *ops.Found {
+		found, err := w.lib.Inspect(w.lib.Top(name))
+		require.NoError(t, err)
+		return found
+	}
+	a := look("a.vhdx")
+	require.NoError(t, a.Err)
+	require.EqualValues(t, 1024, a.Size)
+	require.Equal(t, "fakex", a.Format.Name)
+	require.Equal(t, a.Ref, a.Leaf)
+	require.Empty(t, a.Info.Anomalies)
+	require.Equal(t, "image.extension", look("odd.vhd").Info.Anomalies[0].Name)
+	require.ErrorIs(t, look("broken.vhdx").Err, ops.ErrCorrupt)
+	require.Equal(t, "fakex", look("broken.vhdx").Format.Name)
+	for _, name := range []string{"text.vhdx", "empty.vhdx"} {
+		require.Nil(t, look(name).Format)
+		require.Equal(t, ops.StatusFormatUnknown, ops.StatusOf(look(name).Err))
+	}
+	_, err := w.lib.Inspect(w.lib.Top("gone.vhdx"))
+	require.ErrorContains(t, err, "no such file")
+	_, err = w.lib.Inspect(w.lib.Top("fifo.vhdx"))
+	require.ErrorIs(t, err, ops.ErrForbidden)
+	require.Zero(t, w.host.Refused())
+}
+
+// What was looked at is opened again only after a change.
+func TestInspectRemembers(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/a.vhdx", fakeImage{ID: guid(3)})
+	opens := func(name string) int {
+		before := len(w.host.Opened())
+		found, err := w.lib.Inspect(w.lib.Top(name))
+		require.NoError(t, err)
+		require.Equal(t, name, found.Ref.Name)
+		return len(w.host.Opened()) - before
+	}
+	require.Equal(t, 1, opens("a.vhdx"))
+	require.Equal(t, 0, opens("a.vhdx"))
+	require.NoError(t, w.dirs["/vms"].Rename("a.vhdx", "b.vhdx"))
+	require.Equal(t, 0, opens("b.vhdx"), "a new name is not a change")
+	require.NoError(t, w.dirs["/vms"].Rename("b.vhdx", "b.vhd"))
+	require.Equal(t, 1, opens("b.vhd"), "a new extension is")
+
+	f, err := w.dirs["/vms"].Open("b.vhd", ops.Write)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{0}, fakeData)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.Equal(t, 1, opens("b.vhd"))
+}
+
+// A failure of the host is not remembered.
+func TestInspectForgetsHostErrors(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/a.vhdx", fakeImage{ID: guid(3)})
+	w.host.SetFault(func(c sim.Call) error {
+		if c.Op == sim.OpRead {
+			return fmt.Errorf("cable")
+		}
+		return nil
+	})
+	found, err := w.lib.Inspect(w.lib.Top("a.vhdx"))
+	require.NoError(t, err)
+	require.ErrorContains(t, found.Err, "cable")
+	w.host.SetFault(nil)
+	found, err = w.lib.Inspect(w.lib.Top("a.vhdx"))
+	require.NoError(t, err)
+	require.NoError(t, found.Err)
+}
+
+// An image that is open for writing is asked, not its file.
+func TestInspectOfWriter(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/a.vhdx", fakeImage{ID: guid(3)})
+	h := w.open("a.vhdx", ops.Write)
+	before := len(w.host.Opened())
+	found, err := w.lib.Inspect(w.lib.Top("a.vhdx"))
+	require.NoError(t, err)
+	require.NoError(t, found.Err)
+	require.Equal(t, h.Info(), found.Info)
+	require.Len(t, w.host.Opened(), before)
+}
+
+func TestChildrenAndGraph(t *testing.T) {
+	w := newWorld(t)
+	child := func(path string, id, parent int, stored string) {
+		w.image(path, fakeImage{ID: guid(id), Parent: []string{guid(parent)}, Paths: []fakePath{{ops.PathRelative, stored}}})
+	}
+	w.image("/vms/base.vhdx", fakeImage{ID: guid(1)})
+	child("/vms/a.avhdx", 2, 1, "base.vhdx")
+	child("/vms/sub/b.avhdx", 3, 1, `C:\base.vhdx`)
+	child("/search/c.avhdx", 4, 1, `C:\base.vhdx`)
+	child("/vms/a2.avhdx", 5, 2, "a.avhdx")
+	child("/vms/orphan.avhdx", 6, 77, "gone.vhdx")
+	child("/vms/stale.avhdx", 7, 78, "base.vhdx")
+	w.image("/vms/twin.vhdx", fakeImage{ID: guid(6)})
+	w.put("/vms/junk.vhdx", []byte("junk"))
+	require.NoError(t, w.host.Link("/vms/base.vhdx", "/vms/sub/link.vhdx"))
+	w.host.Symlink(".", "/vms/loop")
+
+	kids, err := w.lib.Children(w.lib.Top("base.vhdx"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"/vms/a.avhdx", "/vms/sub/b.avhdx", "/search/c.avhdx"}, paths(kids))
+	kids, err = w.lib.Children(w.lib.Top("junk.vhdx"))
+	require.NoError(t, err)
+	require.Empty(t, kids)
+
+	g, err := w.lib.Graph()
+	require.NoError(t, err)
+	nodes := map[string]ops.GraphNode{}
+	for _, n := range g.Images {
+		nodes[n.Ref.Path()] = n
+	}
+	require.Len(t, nodes, 9)
+	require.Equal(t, []string{"/vms/a.avhdx", "/vms/sub/b.avhdx", "/search/c.avhdx"}, nodes["/vms/base.vhdx"].Children)
+	require.Equal(t, nodes["/vms/base.vhdx"].Children, nodes["/vms/sub/link.vhdx"].Children)
+	require.Empty(t, nodes["/vms/base.vhdx"].SameID, "a hard link is the same file")
+	require.Equal(t, "/vms/base.vhdx", nodes["/vms/a.avhdx"].Parent)
+	require.Equal(t, ops.RuleRelative, nodes["/vms/a.avhdx"].Rule)
+	require.Equal(t, ops.RuleSuffix, nodes["/vms/sub/b.avhdx"].Rule)
+	require.ErrorIs(t, nodes["/vms/orphan.avhdx"].Err, ops.ErrParentMissing)
+	require.ErrorIs(t, nodes["/vms/stale.avhdx"].Err, ops.ErrParentMismatch)
+	require.Equal(t, []string{"/vms/twin.vhdx"}, nodes["/vms/orphan.avhdx"].SameID)
+	require.ErrorIs(t, nodes["/vms/junk.vhdx"].Found.Err, ops.ErrCorrupt)
+}
+
+func paths(refs []ops.Ref) []string {
+	var list []string
+	for _, r := range refs {
+		list = append(list, r.Path())
+	}
+	return list
+}
+
+// Links are read once: after that a scan opens nothing that did not change.
+func TestScanOpensOnce(t *testing.T) {
+	w := newWorld(t)
+	for i := range 300 {
+		w.image("/vms/d"+strconv.Itoa(i%7)+"/"+strconv.Itoa(i)+".vhdx", fakeImage{ID: guid(i + 10)})
+	}
+	w.image("/vms/one.vhdx", fakeImage{ID: guid(1)})
+	opens := func() int {
+		before := len(w.host.Opened())
+		_, err := w.lib.Children(w.lib.Top("one.vhdx"))
+		require.NoError(t, err)
+		return len(w.host.Opened()) - before
+	}
+	require.Equal(t, 301, opens())
+	require.Equal(t, 0, opens())
+	w.image("/vms/new.vhdx", recorded("one.vhdx"))
+	require.Equal(t, 1+1, opens(), "the new one, and its parent as a candidate by path")
+}
