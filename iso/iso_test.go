@@ -40,6 +40,14 @@ func TestLabels(t *testing.T) {
 		{"joliet behind a boot record", with(func(d disc) { d.descriptor(17, 0, "CD001"); d.joliet(18, "Joliet", "%/E") }), "Joliet"},
 		{"joliet behind a gap", with(func(d disc) { d.joliet(18, "Joliet", "%/E") }), "PRIMARY"},
 		{"udf, blocks of 2048", udf(2048), "Udf label"},
+		{"bridge", func() disc {
+			d := udf(2048)
+			d.primary(16, "PRIMARY", 512)
+			d.joliet(17, "Joliet", "%/E")
+			d.end(18)
+			d.recognise(19, "NSR02")
+			return d
+		}(), "Udf label"},
 		{"udf, blocks of 512", udf(512), "Udf label"},
 		{"udf, blocks of 1024", udf(1024), "Udf label"},
 		{"udf, blocks of 4096", udf(4096), "Udf label"},

@@ -114,7 +114,7 @@ func (w *Writer) Flush() error {
 // Close flushes what was written since the last flush, and closes the file.
 func (w *Writer) Close() error {
 	var err error
-	if w.dirty.Load() && !w.poisoned.Load() {
+	if w.dirty.Load() {
 		err = w.Flush()
 	}
 	return errors.Join(err, w.file.Close())

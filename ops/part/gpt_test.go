@@ -24,7 +24,7 @@ func TestGPT(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("sectors of %d, %d entries of %d", tt.sector, tt.count, tt.size), func(t *testing.T) {
 			g := gpt{sector: tt.sector, sectors: 40000, count: tt.count, size: tt.size, parts: map[int]gptPart{
-				1: {kind: basicData, first: 10000, last: 19999, attributes: 1<<63 | 4, name: "Basic data\u00e9\U0001f4be\n"},
+				1: {kind: basicData, first: 10000, last: 19999, attributes: 1<<63 | 4, name: "B\u0100sic data\u00e9\U0001f4be\n"},
 			}}
 			if tt.count >= 4 {
 				g.parts[4] = gptPart{kind: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", first: 9000, last: 9000}
@@ -35,7 +35,7 @@ func TestGPT(t *testing.T) {
 			require.Equal(t, diskGUID, tab.ID)
 			require.Equal(t, part.Partition{
 				Index: 1, Start: 10000 * tt.sector, Length: 10000 * tt.sector,
-				Type: basicData, TypeName: "Microsoft basic data", Name: "Basic data\u00e9\U0001f4be\n",
+				Type: basicData, TypeName: "Microsoft basic data", Name: "B\u0100sic data\u00e9\U0001f4be\n",
 				UUID: "aa000000-0000-0000-0000-000000000001", Bootable: true, Attributes: 1<<63 | 4,
 			}, tab.Partitions[0])
 			if tt.count >= 4 {

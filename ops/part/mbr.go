@@ -105,7 +105,7 @@ func (d *disk) readMBR(boot []byte, m mbr) error {
 	primaries := len(d.t.Partitions)
 	next := firstLogic
 	for _, s := range m.slots {
-		if s.used() && s.extended() && s.start >= 1 && s.start+s.count <= d.sectors {
+		if s.used() && s.extended() && s.start >= 1 && s.start < d.sectors {
 			n, err := d.readChain(m.sign, s, next)
 			if err != nil {
 				return err
@@ -152,6 +152,7 @@ func (d *disk) addMBR(sign uint32, index int, s slot, first, limit int64) {
 func (d *disk) readChain(sign uint32, ext slot, next int) (int, error) {
 	b := make([]byte, bootSize)
 	seen := map[int64]bool{}
+	end := min(ext.start+ext.count, d.sectors)
 	for at := ext.start; ; {
 		where := fmt.Sprintf("link sector %d", at)
 		if seen[at] || len(seen) == maxLinks {
@@ -178,16 +179,16 @@ func (d *disk) readChain(sign uint32, ext slot, next int) (int, error) {
 				}
 			case i < 2 && next < firstLogic+maxLinks: // others may hold anything
 				s.start += at
-				d.addMBR(sign, next, s, at+1, ext.start+ext.count)
+				d.addMBR(sign, next, s, at+1, end)
 				next++
 			}
 		}
 		if follow < 0 {
 			return next, nil
 		}
-		if follow >= ext.start+ext.count {
+		if follow >= end {
 			d.anomaly("part.mbr.chain", ops.Warning, where,
-				"names sector %d as its next link, past the extended partition's end %d", follow, ext.start+ext.count-1)
+				"names sector %d as its next link, past the extended partition's end %d", follow, end-1)
 			return next, nil
 		}
 		at = follow

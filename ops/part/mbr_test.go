@@ -74,6 +74,7 @@ func TestMBRDamage(t *testing.T) {
 		}
 		return m
 	}
+	cut := func(m *image, sectors int64) *image { m.size = sectors * 512; return m }
 	flat := func(e ...entry) *image {
 		m := newImage(disk)
 		m.put(0, bootSector(7, e...))
@@ -104,6 +105,13 @@ func TestMBRDamage(t *testing.T) {
 		{"overlaps the extended partition", flat(entry{0, 5, 10, 100}, entry{0, 7, 109, 10}),
 			[]string{"part.mbr.chain: link sector 10", "part.mbr.overlap: partition 2"},
 			map[int]string{1: "overlaps partition 2", 2: "overlaps partition 1"}, 119 * 512},
+		{"extended partition past the disk", cut(chain(map[int64][]entry{
+			100: {{0, 7, 1, 10}, {0, 5, 200, 100}},
+			300: {{0, 7, 1, 300}, {0, 5, 600, 10}},
+		}), 500), []string{"part.mbr.range: partition 1", "part.mbr.range: partition 6", "part.mbr.chain: link sector 300"},
+			map[int]string{1: "sectors 100-1099 are not within 1-499", 6: "sectors 301-600 are not within 301-499"}, 0},
+		{"extended partition behind the disk", flat(entry{0, 7, 1, 10}, entry{0, 5, 5000, 10}),
+			[]string{"part.mbr.range: partition 2"}, map[int]string{2: "sectors 5000-5009 are not within 1-4095"}, 0},
 		{"link without signature", chain(nil),
 			[]string{"part.mbr.chain: link sector 100"}, map[int]string{1: "contains the logical partitions"}, 1100 * 512},
 		{"chain returns", chain(map[int64][]entry{
