@@ -42,8 +42,8 @@ func (d *Disk) checkTable(ctx context.Context, report func(ops.Anomaly)) error {
 	case err != nil:
 		return err
 	}
-	// Alignment leaves less than 4 KiB before each block and before the footer.
-	if leak := s.gaps + max(d.lay.end-s.end, 0); bad == 0 && leak > 4096*(s.allocated+1) {
+	// Alignment leaves less than 4 KiB before each block, and 8 before the footer.
+	if leak := s.gaps + max(d.lay.end-s.end, 0); bad == 0 && leak > blockAlignment*(s.allocated+2) {
 		report(ops.Anomaly{Name: "vhd.leak", Severity: ops.Note, Where: "file", Text: fmt.Sprintf("vhd: %d bytes of the file belong to no block", leak)})
 	}
 	return nil

@@ -94,6 +94,19 @@ func readSlots(f ops.File) (slots, error) {
 	return s, nil
 }
 
+// unchanged compares the footers with those found before: the format has no
+// field that would show another writer.
+func (s *slots) unchanged(f ops.File) error {
+	now, err := readSlots(f)
+	if err != nil {
+		return err
+	}
+	if now.size != s.size || now.tail.f != s.tail.f || now.head.f != s.head.f {
+		return ops.Errorf(ops.ErrChanged, 0, "vhd: footer: the file is not what it was when it was opened")
+	}
+	return nil
+}
+
 func readSlot(f ops.File, where string, off, n int64) (slot, error) {
 	b := make([]byte, n)
 	if err := readFull(f, b, off, where); err != nil {

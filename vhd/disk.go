@@ -16,6 +16,7 @@ var Format = &ops.Format{
 	Extensions: []string{".vhd", ".avhd"},
 	Probe:      probe,
 	Open:       Open,
+	Create:     create,
 }
 
 // Disk is an open dynamic or differencing image. Safe for concurrent use.
@@ -63,9 +64,17 @@ func open(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 		return nil, ops.Errorf(ops.ErrReadOnly, ops.StatusWrongState, "vhd: not opened for writing: %s", c.readOnly)
 	}
 	if c.f.typ() == ops.Fixed {
-		return newFixed(f, &c), nil
+		d := newFixed(f, &c)
+		if o.Write {
+			return &fixedWriter{fixed: d, found: s}, nil
+		}
+		return d, nil
 	}
-	return newDisk(f, &c, o)
+	d, err := newDisk(f, &c, o)
+	if err != nil || !o.Write {
+		return d, err
+	}
+	return newWriter(d, &c, s), nil
 }
 
 func newDisk(f ops.File, c *choice, o ops.OpenOptions) (*Disk, error) {
@@ -97,7 +106,7 @@ func newDisk(f ops.File, c *choice, o ops.OpenOptions) (*Disk, error) {
 		info.Parent = parent
 		info.Anomalies = append(info.Anomalies, odd...)
 	}
-	if info.Aligned, err = d.aligned(); err != nil {
+	if info.Aligned, err = d.aligned(c.tail); err != nil {
 		return nil, err
 	}
 	d.mu.info = info
@@ -119,11 +128,11 @@ func (c *choice) info() ops.Info {
 	}
 }
 
-// aligned tells whether block data starts at multiples of 4 KiB. The file's end
-// and the first page of the table stand for the rest: whoever wrote them wrote
-// the rest alike.
-func (d *Disk) aligned() (bool, error) {
-	if (d.lay.end+footerSize)%4096 != 0 {
+// aligned tells whether block data starts at multiples of 4 KiB. The end footer at
+// tail, if there is one, and the first page of the table stand for the rest:
+// whoever wrote them wrote the rest alike.
+func (d *Disk) aligned(tail int64) (bool, error) {
+	if tail >= 0 && (tail+footerSize)%blockAlignment != 0 {
 		return false, nil
 	}
 	for b := range min(tablePage/4, int64(d.head.entries)) {
@@ -131,7 +140,7 @@ func (d *Disk) aligned() (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if s != unused && (int64(s)*sectorSize+d.mapBytes)%4096 != 0 {
+		if s != unused && (int64(s)*sectorSize+d.mapBytes)%blockAlignment != 0 {
 			return false, nil
 		}
 	}
