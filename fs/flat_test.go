@@ -15,6 +15,7 @@ type knobs struct {
 	mu      sync.Mutex
 	fail    syscall.Errno // of the next writes
 	opens   int
+	started int
 	flushes int
 	stop    string // why the slow operation ended
 }
@@ -82,7 +83,7 @@ func (k *knobs) faultOp() *ops.Op {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			k.fail = syscall.Errno(r.Args.Amount("number").Bytes)
-			return ops.Fields{{Name: "Opens", Value: k.opens}, {Name: "Flushes", Value: k.flushes}, {Name: "Stopped", Value: k.stop}}, nil
+			return ops.Fields{{Name: "Opens", Value: k.opens}, {Name: "Started", Value: k.started}, {Name: "Flushes", Value: k.flushes}, {Name: "Stopped", Value: k.stop}}, nil
 		},
 	}
 }
@@ -90,6 +91,9 @@ func (k *knobs) faultOp() *ops.Op {
 // slowOp works until it is told to stop.
 func (k *knobs) slowOp() *ops.Op {
 	return &ops.Op{Name: "slow", Run: func(ctx context.Context, _ *ops.Request) (ops.Fields, error) {
+		k.mu.Lock()
+		k.started++
+		k.mu.Unlock()
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Second):
