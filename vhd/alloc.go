@@ -98,15 +98,20 @@ func (w *writer) footerAt(end int64) int64 {
 	return roundUp(end, sectorSize)
 }
 
-// moveFooterLocked makes the file end in a footer at or behind end: the new
-// footer, then a sync, then zeros over the old one, which is inside the file by
-// then and would show in a new block. Before the sync the copy at 0 serves.
+// moveFooterLocked makes the file end in a footer at or behind end. The order:
+//
+//	length, footer     the file may end in zeros: the copy at 0 serves
+//	sync               only now may a guest's sectors stand before the footer
+//	zeros over the old footer, which a new block would show
 func (w *writer) moveFooterLocked(end int64) error {
 	s := &w.session
 	to := w.footerAt(end)
-	if _, err := w.file.WriteAt(w.foot.raw[:], to); err != nil {
-		// The old footer, if there was one, ends the file again.
-		if s.tail >= 0 {
+	err := w.file.Truncate(to+footerSize, "vhd.footer")
+	if err == nil {
+		_, err = w.file.WriteAt(w.foot.raw[:], to)
+	}
+	if err != nil {
+		if s.tail >= 0 { // the old footer ends the file again
 			err = errors.Join(err, w.file.Truncate(s.tail+footerSize, "vhd.undo"))
 		}
 		return err
