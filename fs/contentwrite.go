@@ -2,7 +2,9 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -251,7 +253,8 @@ func (m *mount) flushAll() error {
 			continue
 		}
 		h.node.NotifyContent(0, 0)
-		if err := h.disk.Flush(); err != nil && first == nil {
+		err := h.disk.Flush()
+		if err != nil && !errors.Is(err, iofs.ErrClosed) && first == nil { // closed meanwhile: flushed
 			first = err
 		}
 	}
