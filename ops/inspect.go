@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,6 +125,7 @@ func (l *Library) lookLeaf(found *Found, set *Set) {
 	}
 	found.disk = in
 	found.Info, found.Size, found.Err = in.Info, in.Size, in.Err
+	found.Info.Anomalies = slices.Concat(set.Anomalies, in.Info.Anomalies)
 	if in.Err == nil && in.Format.Number != FormatVHDX {
 		found.Err = Corruptf(StatusWrongType, "active disk %q of set %s is a %s", set.Leaf, found.Ref.Path(), in.Format.Name)
 	}
