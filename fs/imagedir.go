@@ -102,7 +102,7 @@ func (m *mount) readTable(ref ops.Ref, found *ops.Found) (_ *part.Table, err err
 			err = e
 		}
 	}()
-	return part.Read(h, h.Size(), max(found.Info.LogicalSector, 512))
+	return part.Read(h, h.Size(), view.TableSector(found))
 }
 
 // Live is what only the mount knows of an image.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"vhdfs/fs"
@@ -12,14 +13,18 @@ import (
 )
 
 // imageDocuments are the documents of an image as the mount shows them. The
-// server is asked for only once it is there.
-func imageDocuments(lib *ops.Library, _ func() *fs.Server) []fs.Document {
+// mount is asked for what it knows as soon as server points to it.
+func imageDocuments(lib *ops.Library, server *atomic.Pointer[fs.Server]) []fs.Document {
 	list := make([]fs.Document, len(view.Documents))
 	for i := range view.Documents {
 		d := &view.Documents[i]
 		list[i] = fs.Document{Name: d.Name, Can: d.Can, Long: d.Long,
 			Render: func(_ context.Context, ref ops.Ref, w io.Writer) error {
-				return d.Render(w, &view.Source{Library: lib, Image: ref})
+				s := &view.Source{Library: lib, Image: ref}
+				if mount := server.Load(); mount != nil {
+					s.Live = mount.Live(ref)
+				}
+				return d.Render(w, s)
 			},
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -103,13 +104,14 @@ func serve(ctx context.Context, o fs.Options) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	var server *fs.Server
-	o.Image = imageDocuments(o.Library, func() *fs.Server { return server })
+	var mounted atomic.Pointer[fs.Server]
+	o.Image = imageDocuments(o.Library, &mounted)
 	o.Service = serviceDocuments(o.Library, o.Source)
 	server, err := fs.Mount(ctx, o)
 	if err != nil {
 		return err
 	}
+	mounted.Store(server)
 	o.Log.WithFields(logrus.Fields{"images": o.Source, "mount": o.MountPoint}).Info("mounted")
 	if err := tellReady(); err != nil {
 		return errors.Join(err, server.Shutdown())

@@ -160,11 +160,16 @@ func (s *Source) table() (t *part.Table, size int64, err error) {
 		return nil, 0, err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	// A CD's tables, where it has one, count in sectors of a disk.
-	sector := found.Info.LogicalSector
-	if sector == 0 || found.Info.Type == 0 {
-		sector = 512
-	}
-	t, err = part.Read(h, h.Size(), sector)
+	t, err = part.Read(h, h.Size(), TableSector(found))
 	return t, h.Size(), err
+}
+
+// TableSector is the unit in bytes in which an image's partition table counts:
+// the logical sector of a disk. A table on a CD is there for those who write the
+// image to a disk, and counts in sectors of 512.
+func TableSector(f *ops.Found) uint32 {
+	if f.Info.Type == 0 || f.Info.LogicalSector == 0 {
+		return 512
+	}
+	return f.Info.LogicalSector
 }

@@ -254,6 +254,23 @@ func TestPartitions(t *testing.T) {
 	require.Contains(t, render(t, p), `"Label": "a\"\n",`)
 }
 
+func TestTheUnitOfAPartitionTable(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		info ops.Info
+		want uint32
+	}{
+		{"disk", ops.Info{Type: ops.Fixed, LogicalSector: 512}, 512},
+		{"4K disk", ops.Info{Type: ops.Dynamic, LogicalSector: 4096}, 4096},
+		{"CD", ops.Info{LogicalSector: 2048}, 512},
+		{"nothing known", ops.Info{Type: ops.Fixed}, 512},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			require.Equal(t, tt.want, TableSector(&ops.Found{Info: tt.info}))
+		})
+	}
+}
+
 func TestGraph(t *testing.T) {
 	missing := ops.Errorf(ops.ErrParentMissing, 0, "p")
 	g := NewGraph(&ops.Graph{Images: []ops.GraphNode{

@@ -237,6 +237,18 @@ func TestControlFilesFromShells(t *testing.T) {
 	}
 }
 
+// state.json tells what only the mount knows.
+func TestStateKnowsHandlesAndTheLastOperation(t *testing.T) {
+	need.Tool(t, "jq")
+	dir := t.TempDir()
+	chainOfTwo(t, dir)
+	m := Start(t, dir)
+	require.Equal(t, "0 null\n", m.Shell(t, `jq -r '"\(.OpenHandles) \(.LastOperation)"' base.vhdx/state.json`))
+	require.Equal(t, "2 ValidateVirtualHardDisk 0\n", m.Shell(t, `echo > base.vhdx/validate
+exec 3<base.vhdx/raw 4<base.vhdx/raw
+jq -r '"\(.OpenHandles) \(.LastOperation.Operation) \(.LastOperation.ReturnValue)"' base.vhdx/state.json`))
+}
+
 func TestASingleImageCanBeMounted(t *testing.T) {
 	dir := t.TempDir()
 	content := chainOfTwo(t, dir)
