@@ -123,30 +123,22 @@ func (h *Host) eventLocked(e Event) {
 }
 
 // Apply carries out one recorded event, on a host that holds what its recording
-// started from. An event whose file or name is not there does nothing, so that
-// subsets of a recording can be applied: a file that was never made has no
-// writes. Syncs and acks do nothing.
+// started from, so that subsets of a recording can be applied: a change of a file
+// that has no name yet is kept for when it gets one, and a change of a name that
+// is not there does nothing. Syncs and acks do nothing.
 func (h *Host) Apply(e Event) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n := h.nodes[e.File]
 	switch e.Op {
 	case OpWrite:
-		if n != nil {
-			n.write(e.Data, e.Off)
-		}
+		h.inodeLocked(e).write(e.Data, e.Off)
 	case OpTruncate:
-		if n != nil {
-			n.truncate(e.Off)
-		}
+		h.inodeLocked(e).truncate(e.Off)
 	case OpPunch:
-		if n != nil {
-			n.punch(e.Off, min(e.Len, n.size-e.Off))
-		}
+		n := h.inodeLocked(e)
+		n.punch(e.Off, min(e.Len, n.size-e.Off))
 	case OpAllocate:
-		if n != nil {
-			n.allocate(e.Off, e.Len)
-		}
+		h.inodeLocked(e).allocate(e.Off, e.Len)
 	case OpCreate, OpMkdir, OpRename, OpRemove:
 		h.applyEntryLocked(e)
 	case OpSync, OpSyncDir, OpAck:
@@ -165,13 +157,7 @@ func (h *Host) applyEntryLocked(e Event) {
 	name := path.Base(e.Path)
 	switch e.Op {
 	case OpCreate, OpMkdir:
-		n := h.nodes[e.File]
-		if n == nil {
-			n = newNode(e.File, e.Op == OpMkdir)
-			h.nodes[e.File] = n
-			h.nextIno = max(h.nextIno, e.File)
-		}
-		dir.children[name] = n
+		dir.children[name] = h.inodeLocked(e)
 	case OpRemove:
 		if dir.children[name] == h.nodes[e.File] {
 			delete(dir.children, name)
@@ -184,4 +170,15 @@ func (h *Host) applyEntryLocked(e Event) {
 		delete(dir.children, name)
 		to.children[path.Base(e.To)] = n
 	}
+}
+
+// inodeLocked is the file of an event, made where it is not there.
+func (h *Host) inodeLocked(e Event) *node {
+	n := h.nodes[e.File]
+	if n == nil {
+		n = newNode(e.File, e.Op == OpMkdir)
+		h.nodes[e.File] = n
+		h.nextIno = max(h.nextIno, e.File)
+	}
+	return n
 }

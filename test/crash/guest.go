@@ -1,0 +1,90 @@
+package crash
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"vhdfs/ops"
+	"vhdfs/test/sim"
+)
+
+// Guest is what runs on a disk: it changes an image through its format and marks
+// in the recording what it asked for and what was acknowledged. Not safe for
+// concurrent use.
+type Guest struct {
+	Subject *Subject
+	Host    *sim.Host
+	Writer  ops.Writer
+	Block   int64 // the image's block size in bytes, or a stand-in
+	Unit    int64 // logical sector in bytes
+	stamp   uint64
+}
+
+// NewGuest opens the image of a subject for writing.
+func NewGuest(s *Subject, h *sim.Host) (*Guest, error) {
+	g := &Guest{Subject: s, Host: h}
+	return g, g.open()
+}
+
+func (g *Guest) open() error {
+	l, err := g.Subject.Open(g.Host, ops.Write)
+	if err != nil {
+		return err
+	}
+	w, ok := l.(ops.Writer)
+	if !ok {
+		return errors.Join(fmt.Errorf("%T opened for writing is no ops.Writer", l), l.Close())
+	}
+	info := l.Info()
+	g.Writer, g.Unit, g.Block = w, max(int64(info.LogicalSector), sector), int64(info.BlockSize)
+	if g.Block == 0 {
+		g.Block = max(l.Size()/4/g.Unit*g.Unit, g.Unit)
+	}
+	return nil
+}
+
+// Write stores a pattern that occurs nowhere else.
+func (g *Guest) Write(off, n int64) error {
+	g.stamp++
+	data := make([]byte, n)
+	for at := int64(0); at < n; at += 16 {
+		binary.BigEndian.PutUint64(data[at:], g.stamp)
+		binary.BigEndian.PutUint64(data[at+8:], uint64(off+at)+1)
+	}
+	g.Host.Ack("write", asked{off: off, n: n, data: data})
+	_, err := g.Writer.WriteAt(data, off)
+	return err
+}
+
+// Zero makes a range zeros.
+func (g *Guest) Zero(off, n int64, unmap bool) error {
+	g.Host.Ack("zero", asked{off: off, n: n})
+	return g.Writer.Zero(off, n, unmap)
+}
+
+// Flush makes all that was written durable.
+func (g *Guest) Flush() error {
+	if err := g.Writer.Flush(); err != nil {
+		return err
+	}
+	g.Host.Ack("flush", flushed{})
+	return nil
+}
+
+// Close ends the write session; a clean close is a promise as a flush is.
+func (g *Guest) Close() error {
+	if err := g.Writer.Close(); err != nil {
+		return err
+	}
+	g.Host.Ack("close", flushed{})
+	return nil
+}
+
+// Reopen closes and opens again.
+func (g *Guest) Reopen() error {
+	if err := g.Close(); err != nil {
+		return err
+	}
+	return g.open()
+}

@@ -1,0 +1,115 @@
+package crash
+
+import (
+	"bytes"
+	"fmt"
+
+	"vhdfs/test/sim"
+)
+
+// value is what a sector may hold: nil data are zeros.
+type value struct {
+	absent bool // the parent's
+	data   []byte
+}
+
+var zeros [sector]byte
+
+func (v value) is(b []byte) bool {
+	if v.data == nil {
+		return bytes.Equal(b, zeros[:len(b)])
+	}
+	return bytes.Equal(b, v.data)
+}
+
+// History is what each sector of a disk may read as after a power cut: the last
+// value that a flush acknowledged, or any that was asked for since (C1, C2).
+type History struct {
+	blank   value // of a sector that nobody ever wrote
+	sectors map[int64][]value
+	loose   map[int64]bool // sectors with more than one value
+}
+
+// NewHistory is that of an empty disk; absent where it has a parent.
+func NewHistory(differencing bool) *History {
+	return &History{blank: value{absent: differencing}, sectors: map[int64][]value{}, loose: map[int64]bool{}}
+}
+
+// Clone is an independent copy.
+func (h *History) Clone() *History {
+	c := NewHistory(h.blank.absent)
+	for i, v := range h.sectors {
+		c.sectors[i] = v[:len(v):len(v)]
+	}
+	for i := range h.loose {
+		c.loose[i] = true
+	}
+	return c
+}
+
+// asked marks that a change was asked for; nil data are zeros.
+type asked struct {
+	off, n int64
+	data   []byte
+}
+
+// flushed marks that a flush was acknowledged.
+type flushed struct{}
+
+// note takes up an event of a recording; only marks of a [Guest] count.
+func (h *History) note(e sim.Event) {
+	switch m := e.Mark.(type) {
+	case asked:
+		for at := int64(0); at < m.n; at += sector {
+			v := value{}
+			if m.data != nil {
+				v.data = m.data[at : at+sector]
+			}
+			h.ask((m.off+at)/sector, v)
+		}
+	case flushed:
+		for i := range h.loose {
+			v := h.sectors[i]
+			h.sectors[i] = v[len(v)-1:]
+		}
+		clear(h.loose)
+	}
+}
+
+func (h *History) ask(i int64, v value) {
+	had, ok := h.sectors[i]
+	if !ok {
+		had = []value{h.blank}
+	}
+	h.sectors[i] = append(had[:len(had):len(had)], v)
+	h.loose[i] = true
+}
+
+// allows tells whether a sector may read as b, or as absent.
+func (h *History) allows(i int64, absent bool, b []byte) error {
+	list, ok := h.sectors[i]
+	if !ok {
+		list = []value{h.blank}
+	}
+	for _, v := range list {
+		if v.absent == absent && (absent || v.is(b)) {
+			return nil
+		}
+	}
+	got := fmt.Sprintf("%x…", b[:min(16, len(b))])
+	if absent {
+		got = "the parent's"
+	}
+	want := make([]string, len(list))
+	for k, v := range list {
+		switch {
+		case v.absent:
+			want[k] = "the parent's"
+		case v.data == nil:
+			want[k] = "zeros"
+		default:
+			want[k] = fmt.Sprintf("%x…", v.data[:16])
+		}
+	}
+	return fmt.Errorf("sector %d reads as %s, may be %q", i, got, want)
+}

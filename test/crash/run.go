@@ -1,0 +1,96 @@
+package crash
+
+import (
+	"errors"
+	"fmt"
+
+	"vhdfs/test/sim"
+)
+
+// Limits of recoveries that are cut themselves.
+const (
+	maxDepth   = 3
+	deepStates = 40 // of one recovery
+)
+
+// Options say how far a run goes.
+type Options struct {
+	Seed  uint64
+	Limit int // states; 0: all
+	Deep  int // one state in so many has its recovery recorded and cut, too; 0: none
+}
+
+// Result counts what a run did.
+type Result struct {
+	States int // of the workload
+	Deep   int // of recoveries, and of their recoveries
+}
+
+// Add sums up.
+func (r *Result) Add(s Result) { r.States, r.Deep = r.States+s.States, r.Deep+s.Deep }
+
+// Violation is a state in which a promise was broken.
+type Violation struct {
+	State *State
+	Depth int // of recoveries that were cut before
+	Err   error
+}
+
+func (v *Violation) Error() string {
+	return fmt.Sprintf("%v\n  depth %d: %s", v.Err, v.Depth, v.State)
+}
+
+// Unwrap is what was wrong.
+func (v *Violation) Unwrap() error { return v.Err }
+
+var errLimit = errors.New("limit reached")
+
+// Run verifies the states of a recording that started with the history. A
+// broken promise is a [Violation].
+func (s *Subject) Run(r *Recording, start *History, o Options) (Result, error) {
+	return s.run(r, start, o, 1)
+}
+
+func (s *Subject) run(r *Recording, start *History, o Options, depth int) (Result, error) {
+	var done Result
+	history, seen := start.Clone(), 0
+	err := r.Each(o.Seed, func(state *State) error {
+		if o.Limit > 0 && done.States >= o.Limit {
+			return errLimit
+		}
+		for ; seen < state.At; seen++ {
+			history.note(r.Events[seen])
+		}
+		done.States++
+		deep := o.Deep > 0 && depth < maxDepth && done.States%o.Deep == 0
+		sub, err := s.verifyState(state, history, o, depth, deep)
+		done.Deep += sub.States + sub.Deep
+		return err
+	})
+	if errors.Is(err, errLimit) {
+		err = nil
+	}
+	return done, err
+}
+
+// verifyState verifies one state; deep records its recovery and cuts that.
+func (s *Subject) verifyState(state *State, history *History, o Options, depth int, deep bool) (Result, error) {
+	h, err := state.Host()
+	if err != nil {
+		return Result{}, err
+	}
+	var base *sim.Host
+	if deep {
+		base = h.Clone()
+		h.Record()
+	}
+	view, err := s.Verify(h, history)
+	if err != nil {
+		return Result{}, &Violation{State: state, Depth: depth, Err: err}
+	}
+	if !deep {
+		return Result{}, nil
+	}
+	again := Options{Seed: o.Seed + uint64(state.At), Limit: deepStates, Deep: 8}
+	return s.run(&Recording{Base: base, Events: h.Events()}, view.exactly(s.Differencing), again, depth+1)
+}

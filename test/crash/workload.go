@@ -1,0 +1,134 @@
+package crash
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"vhdfs/test/sim"
+)
+
+// Step is one thing that a guest does.
+type Step struct {
+	Name string
+	Do   func(g *Guest) error
+}
+
+// Steps are the core operations on a disk of at least three blocks, small enough
+// that all short sequences of them can be tried.
+var Steps = []Step{
+	{"write in a hole", func(g *Guest) error { return g.Write(g.Block+g.Unit, g.Unit) }},
+	{"write in a block", func(g *Guest) error { return g.Write(2*g.Unit, 2*g.Unit) }},
+	{"write over a border", func(g *Guest) error { return g.Write(g.Block-g.Unit, 2*g.Unit) }},
+	{"rewrite", func(g *Guest) error { return g.Write(0, g.Unit) }},
+	{"zero in a block", func(g *Guest) error { return g.Zero(2*g.Unit, g.Unit, false) }},
+	{"zero a block", func(g *Guest) error { return g.Zero(0, g.Block, false) }},
+	{"trim a block", func(g *Guest) error { return g.Zero(0, g.Block, true) }},
+	{"trim two blocks", func(g *Guest) error { return g.Zero(g.Block, 2*g.Block, true) }},
+	{"flush", (*Guest).Flush},
+	{"reopen", (*Guest).Reopen},
+}
+
+// Sequence is a workload of steps.
+type Sequence []Step
+
+func (q Sequence) String() string {
+	names := make([]string, len(q))
+	for i, s := range q {
+		names[i] = s.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// Sequences are all sequences of one to three steps, in a seeded order, so that
+// a part of them is a fair sample.
+func Sequences(seed uint64) []Sequence {
+	var list []Sequence
+	for _, a := range Steps {
+		list = append(list, Sequence{a})
+		for _, b := range Steps {
+			list = append(list, Sequence{a, b})
+			for _, c := range Steps {
+				list = append(list, Sequence{a, b, c})
+			}
+		}
+	}
+	rng := rand.New(rand.NewPCG(seed, 0x5E9))
+	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list
+}
+
+// Random is a sequence of n random steps at random places.
+func Random(seed uint64, n int) Sequence {
+	rng := rand.New(rand.NewPCG(seed, 0xACE))
+	var q Sequence
+	for range n {
+		switch k := rng.IntN(20); {
+		case k < 12:
+			at, units := rng.Int64(), 1+rng.Int64N(8)
+			q = append(q, Step{"random write", func(g *Guest) error { off, n := g.place(at, units); return g.Write(off, n) }})
+		case k < 15:
+			at, units, unmap := rng.Int64(), 1+rng.Int64N(64), rng.IntN(2) == 0
+			q = append(q, Step{"random zero", func(g *Guest) error { off, n := g.place(at, units); return g.Zero(off, n, unmap) }})
+		case k < 17:
+			q = append(q, Steps[4+rng.IntN(4)])
+		case k < 19:
+			q = append(q, Step{"flush", (*Guest).Flush})
+		default:
+			q = append(q, Step{"reopen", (*Guest).Reopen})
+		}
+	}
+	return q
+}
+
+// place turns random numbers into a range of whole sectors on the disk.
+func (g *Guest) place(at, units int64) (off, n int64) {
+	total := g.Writer.Size() / g.Unit
+	first := at % total
+	return first * g.Unit, min(units, total-first) * g.Unit
+}
+
+// Prepared is a host with an image, and what the image may hold.
+type Prepared struct {
+	Host    *sim.Host
+	History *History
+}
+
+// Prepare runs steps on an image without cutting the power.
+func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
+	r, _, err := s.Record(&Prepared{Host: h, History: NewHistory(s.Differencing)}, steps)
+	if err != nil {
+		return nil, err
+	}
+	p := &Prepared{Host: r.Base, History: NewHistory(s.Differencing)}
+	for _, e := range r.Events {
+		p.History.note(e)
+		if err := p.Host.Apply(e); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// Record runs a sequence, and a close, on a clone of a prepared host, with some syncs dropped,
+// and gives its recording and how often each sync label was met.
+func (s *Subject) Record(p *Prepared, q Sequence, dropped ...string) (*Recording, map[string]int, error) {
+	h := p.Host.Clone()
+	for _, l := range dropped {
+		h.DropSync(l)
+	}
+	h.Record()
+	g, err := NewGuest(s, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, step := range q {
+		if err := step.Do(g); err != nil {
+			return nil, nil, fmt.Errorf("step %d, %s, of %q: %w", i, step.Name, q, err)
+		}
+	}
+	if err := g.Close(); err != nil {
+		return nil, nil, fmt.Errorf("close after %q: %w", q, err)
+	}
+	return &Recording{Base: p.Host.Clone(), Events: h.Events()}, h.SyncLabels(), nil
+}
