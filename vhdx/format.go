@@ -45,6 +45,9 @@ func openLayer(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 // a fixed VHD. A name in .vhdx or .avhdx settles that, and makes a file with a
 // damaged identifier a damaged VHDX when a header's signature is there.
 func probe(f ops.File, ext string) (bool, error) {
+	if ext == ".vfd" || ext == ".iso" {
+		return false, nil // a guest may write there whatever it likes
+	}
 	named := ext == ".vhdx" || ext == ".avhdx"
 	ours, err := hasBytes(f, 0, signature)
 	if err != nil {
