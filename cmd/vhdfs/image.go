@@ -71,6 +71,9 @@ func piped(write func(io.Writer) error, read func(io.Reader) error) error {
 		wrote <- err
 	}()
 	err := read(r)
+	if err == nil { // a reader of JSON stops at the last brace, before the newline
+		_, err = io.Copy(io.Discard, r)
+	}
 	r.CloseWithError(err)
 	if werr := <-wrote; werr != nil {
 		return werr
