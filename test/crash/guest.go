@@ -19,6 +19,7 @@ type Guest struct {
 	Block   int64 // the image's block size in bytes, or a stand-in
 	Unit    int64 // logical sector in bytes
 	stamp   uint64
+	doubt   bool // a flush failed: closing promises nothing
 }
 
 // NewGuest opens the image of a subject for writing.
@@ -54,37 +55,48 @@ func (g *Guest) Write(off, n int64) error {
 	}
 	g.Host.Ack("write", asked{off: off, n: n, data: data})
 	_, err := g.Writer.WriteAt(data, off)
+	return g.noteRefusal(err, off, n)
+}
+
+func (g *Guest) noteRefusal(err error, off, n int64) error {
+	if err != nil {
+		g.Host.Ack("refused", refused{off: off, n: n})
+	}
 	return err
 }
 
 // Zero makes a range zeros.
 func (g *Guest) Zero(off, n int64, unmap bool) error {
 	g.Host.Ack("zero", asked{off: off, n: n})
-	return g.Writer.Zero(off, n, unmap)
+	return g.noteRefusal(g.Writer.Zero(off, n, unmap), off, n)
 }
 
 // Flush makes all that was written durable.
 func (g *Guest) Flush() error {
 	if err := g.Writer.Flush(); err != nil {
+		g.doubt = true
 		return err
 	}
 	g.Host.Ack("flush", flushed{})
 	return nil
 }
 
-// Close ends the write session; a clean close is a promise as a flush is.
+// Close ends the write session; a clean close is a promise as a flush is, unless
+// a flush had failed before.
 func (g *Guest) Close() error {
 	if err := g.Writer.Close(); err != nil {
 		return err
 	}
-	g.Host.Ack("close", flushed{})
+	if !g.doubt {
+		g.Host.Ack("close", flushed{})
+	}
 	return nil
 }
 
-// Reopen closes and opens again.
+// Reopen closes, whatever that answers, and opens again.
 func (g *Guest) Reopen() error {
-	if err := g.Close(); err != nil {
-		return err
-	}
-	return g.open()
+	closed := g.Close()
+	err := g.open()
+	g.doubt = false
+	return errors.Join(closed, err)
 }

@@ -10,6 +10,7 @@ import (
 // value is what a sector may hold: nil data are zeros.
 type value struct {
 	absent bool // the parent's
+	maybe  bool // the request for it failed: it may be there or not
 	data   []byte
 }
 
@@ -47,6 +48,10 @@ func (h *History) Clone() *History {
 	return c
 }
 
+// refused marks that the request before it failed: each of its sectors may have
+// changed or not, and flushes that follow do not decide it.
+type refused struct{ off, n int64 }
+
 // asked marks that a change was asked for; nil data are zeros.
 type asked struct {
 	off, n int64
@@ -67,13 +72,29 @@ func (h *History) note(e sim.Event) {
 			}
 			h.ask((m.off+at)/sector, v)
 		}
+	case refused:
+		for i := m.off / sector; i < (m.off+m.n)/sector; i++ {
+			v := append([]value(nil), h.sectors[i]...)
+			v[len(v)-1].maybe = true
+			h.sectors[i] = v
+		}
 	case flushed:
 		for i := range h.loose {
-			v := h.sectors[i]
-			h.sectors[i] = v[len(v)-1:]
+			if h.sectors[i] = settled(h.sectors[i]); len(h.sectors[i]) == 1 {
+				delete(h.loose, i)
+			}
 		}
-		clear(h.loose)
 	}
+}
+
+// settled is what remains possible after a flush: the last value whose request
+// succeeded, and those of failed requests since.
+func settled(list []value) []value {
+	last := len(list) - 1
+	for last > 0 && list[last].maybe {
+		last--
+	}
+	return list[last:]
 }
 
 func (h *History) ask(i int64, v value) {
