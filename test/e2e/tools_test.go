@@ -178,6 +178,31 @@ more" ]; cmp base.vhdx/raw more/copy.vhdx/raw`)
 	m.Shell(t, `rm $IMAGES/new.vhdx; ! ls -d new.vhdx 2>/dev/null; ls > /dev/null`)
 }
 
+// Mounting, listing and asking for attributes opens no image.
+func TestListingOpensNoImage(t *testing.T) {
+	dir := t.TempDir()
+	chainOfTwo(t, dir)
+	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(watch)
+	for _, name := range []string{"base.vhdx", "child.avhdx"} {
+		_, err := unix.InotifyAddWatch(watch, filepath.Join(dir, name), unix.IN_OPEN)
+		require.NoError(t, err)
+	}
+	opened := func() bool {
+		n, err := unix.Read(watch, make([]byte, 4096))
+		if err != nil {
+			require.ErrorIs(t, err, unix.EAGAIN)
+		}
+		return n > 0
+	}
+	m := Start(t, dir)
+	m.Shell(t, "ls; ls -la; stat base.vhdx; find . -maxdepth 1 -newer /etc/passwd")
+	require.False(t, opened())
+	m.Shell(t, "cat base.vhdx/settings.json")
+	require.True(t, opened(), "the watch works")
+}
+
 // A file that is replaced under the same name shows the new content at the next
 // open, not pages of the old one.
 func TestAReplacedImageShowsItsNewContent(t *testing.T) {
