@@ -42,6 +42,7 @@ type mount struct {
 		sync.Mutex
 		disks    map[ops.FileID]*disk
 		controls map[controlKey]*controlState
+		sizes    map[sizeKey]knownSize
 		lastOps  map[string]*ops.Answer // by the image's path
 		lastGen  uint32                 // the last generation given to a view
 		log      [logLines][]byte
@@ -107,6 +108,7 @@ func newMount(o Options) *mount {
 	}
 	m.mu.disks = map[ops.FileID]*disk{}
 	m.mu.lastOps = map[string]*ops.Answer{}
+	m.mu.sizes = map[sizeKey]knownSize{}
 	m.mu.controls = map[controlKey]*controlState{}
 	return m
 }

@@ -68,9 +68,8 @@ type Document struct {
 	// Can tells whether an image has the file; nil: all have.
 	Can func(*ops.Found) bool
 	// Render writes the document; ref is the image, zero for the service. It is
-	// called at each open, and at each stat unless Long.
+	// called at each open. What is long goes to an unlinked file.
 	Render func(ctx context.Context, ref ops.Ref, w io.Writer) error
-	// Long documents may be megabytes: they are rendered when opened only, into
-	// an unlinked file, and show size 0 before that.
+	// Long documents may be megabytes: a stat does not render them.
 	Long bool
 }

@@ -17,12 +17,12 @@ import (
 // opens the file, so that a read never tears.
 type textFile struct {
 	gofs.Inode
-	m    *mount
-	mode uint32
-	stat func() (*ops.FileStat, error)
-	// render writes what an open shows.
-	render func(io.Writer) error
-	long   bool // size 0 until it is opened
+	m      *mount
+	mode   uint32
+	stat   func() (*ops.FileStat, error)
+	render func(io.Writer) error // what an open shows
+	long   bool                  // too long to be rendered for a stat
+	key    sizeKey               // of a document about an image: zero for others
 	// run executes one request and answers what the handle shows from then on;
 	// nil for a document.
 	run func(ctx context.Context, caller fuse.Caller, request []byte) ([]byte, error)
@@ -53,7 +53,7 @@ type answer struct {
 
 // document is the file of a document about an image.
 func (m *mount) document(d Document, ref ops.Ref) *textFile {
-	return &textFile{m: m, mode: 0o444, stat: m.statOf(ref), long: d.Long,
+	return &textFile{m: m, mode: 0o444, stat: m.statOf(ref), long: d.Long, key: sizeKey{ref.Name, d.Name},
 		render: func(w io.Writer) error { return d.Render(m.ctx, ref, w) }}
 }
 
@@ -74,35 +74,37 @@ func (m *mount) statOf(ref ops.Ref) func() (*ops.FileStat, error) {
 	}
 }
 
-// Getattr implements [gofs.NodeGetattrer]. The size is the true length: of what
-// the handle shows, else of what an open would. A document that cannot be
-// rendered has size 0; opening it says why.
+// Getattr implements [gofs.NodeGetattrer]. The size is the true length of what
+// the handle shows. Without one it is that of a rendering, the last one if the
+// image's file is as it was then: tar believes it. What is long shows 0 until
+// somebody has opened it, and is read in full all the same.
 func (t *textFile) Getattr(_ context.Context, f gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	st, err := t.stat()
 	if err != nil {
 		return errno(err)
 	}
 	t.m.fill(&out.Attr, t.mode, st)
-	out.Size = t.size(f)
+	out.Size = uint64(t.size(f, st))
 	out.Blocks = (out.Size + 511) / 512
 	return 0
 }
 
-func (t *textFile) size(f gofs.FileHandle) uint64 {
+func (t *textFile) size(f gofs.FileHandle, st *ops.FileStat) int64 {
 	if h, ok := f.(*textHandle); ok {
 		if a := h.last.Load(); a != nil {
-			return uint64(a.base) + uint64(len(a.text))
+			return a.base + int64(len(a.text))
 		}
-		return uint64(h.doc.size)
+		return h.doc.size
 	}
-	if t.long {
-		return 0
+	if n, ok := t.m.knownSize(t.key, st); ok || t.long {
+		return n
 	}
 	var n length
 	if err := t.render(&n); err != nil {
-		return 0
+		return 0 // opening it says why
 	}
-	return uint64(n)
+	t.remember(int64(n))
+	return int64(n)
 }
 
 // length counts what is written to it.
@@ -111,6 +113,45 @@ type length int64
 func (n *length) Write(p []byte) (int, error) {
 	*n += length(len(p))
 	return len(p), nil
+}
+
+// sizeKey names a document about an image.
+type sizeKey struct{ image, name string }
+
+// knownSize is how long a rendering was, and of which file.
+type knownSize struct {
+	of   ops.FileStat
+	size int64
+}
+
+// maxSizes bounds how many lengths are remembered.
+const maxSizes = 16384
+
+func (m *mount) knownSize(key sizeKey, st *ops.FileStat) (int64, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k, ok := m.mu.sizes[key]
+	if !ok || !unchanged(k.of, *st) {
+		return 0, false
+	}
+	return k.size, true
+}
+
+// remember notes the length of a rendering of now.
+func (t *textFile) remember(size int64) {
+	if t.key == (sizeKey{}) {
+		return
+	}
+	st, err := t.stat()
+	if err != nil {
+		return
+	}
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	if len(t.m.mu.sizes) >= maxSizes {
+		clear(t.m.mu.sizes)
+	}
+	t.m.mu.sizes[t.key] = knownSize{of: *st, size: size}
 }
 
 // Setattr implements [gofs.NodeSetattrer]. The size 0 that a shell's > asks for
@@ -143,6 +184,7 @@ func (t *textFile) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint3
 			return nil, 0, errno(err)
 		}
 	}
+	t.remember(h.doc.size)
 	return h, fuse.FOPEN_DIRECT_IO, 0
 }
 
