@@ -157,7 +157,17 @@ func TestZeroHidesParent(t *testing.T) {
 	require.ErrorIs(t, err, ops.ErrUsage)
 }
 
-// A layer that makes no progress must not hang its reader.
+// What an image says to be zeros is no hole, although both read alike.
+func TestZeroIsNoHole(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/a.vhdx", fakeImage{blocks: map[int64]byte{0: 0, 1: 0}})
+	h := w.open("a.vhdx", ops.Read)
+	x, err := h.Extent(0, 4096)
+	require.NoError(t, err)
+	require.Equal(t, ops.ChainExtent{Extent: ops.Extent{Len: 1024, Kind: ops.Zero, Pos: -1}}, x)
+}
+
+// An error of the host is that of the call alone (F01).
 func TestReadErrorsCarryOn(t *testing.T) {
 	w := newWorld(t)
 	h := w.open(w.line(1), ops.Read)

@@ -86,12 +86,20 @@ func TestRealChains(t *testing.T) {
 
 					h := w.open(name, ops.Read)
 					require.EqualValues(t, sector, h.Info().LogicalSector)
+					var files [][]byte
+					for _, r := range h.Layers() {
+						b, err := w.host.ReadFile(r.Path())
+						require.NoError(t, err)
+						files = append(files, b)
+					}
 					for off := int64(0); off < h.Size(); {
 						x, err := h.Extent(off, h.Size())
 						require.NoError(t, err)
-						if x.Kind == ops.Zero {
-							require.True(t, zeros(model[off:off+x.Len]), "extent at %#x", off)
+						stored := make([]byte, x.Len)
+						if x.Kind == ops.Data {
+							stored = files[x.Depth][x.Pos : x.Pos+x.Len]
 						}
+						require.True(t, bytes.Equal(model[off:off+x.Len], stored), "extent at %#x", off)
 						off += x.Len
 					}
 					if depth == 1 {
@@ -113,8 +121,6 @@ func TestRealChains(t *testing.T) {
 		}
 	}
 }
-
-func zeros(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // The real writers below the read-modify-write of a chain, against a slice.
 func TestRealWrites(t *testing.T) {
@@ -198,16 +204,24 @@ func BenchmarkFolder(b *testing.B) {
 	}
 	dir, err := host.OpenDir(path)
 	require.NoError(b, err)
-	lib := ops.NewLibrary(ops.LibraryOptions{Top: dir, Formats: []*ops.Format{vhd.Format, vhdx.Format}})
-	time.Sleep(50 * time.Millisecond) // older than what is remembered at once
-	for _, what := range []string{"first", "again"} {
-		b.Run("scan "+what, func(b *testing.B) {
-			for range b.N {
-				_, err := lib.Children(lib.Top("1.vhdx"))
-				require.NoError(b, err)
-			}
-		})
+	open := func() *ops.Library {
+		return ops.NewLibrary(ops.LibraryOptions{Top: dir, Formats: []*ops.Format{vhd.Format, vhdx.Format}})
 	}
+	time.Sleep(50 * time.Millisecond) // older than what is remembered at once
+	lib := open()
+	b.Run("scan first", func(b *testing.B) {
+		for range b.N {
+			lib = open()
+			_, err := lib.Children(lib.Top("1.vhdx"))
+			require.NoError(b, err)
+		}
+	})
+	b.Run("scan again", func(b *testing.B) {
+		for range b.N {
+			_, err := lib.Children(lib.Top("1.vhdx"))
+			require.NoError(b, err)
+		}
+	})
 	b.Run("list", func(b *testing.B) {
 		for range b.N {
 			_, err := lib.List(".")

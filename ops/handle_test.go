@@ -6,11 +6,13 @@ import (
 	"io"
 	iofs "io/fs"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -516,6 +518,10 @@ func TestConcurrentUse(t *testing.T) {
 	c.Size = 64 << 10
 	w.image("/vms/c.avhdx", c)
 	h := w.open("c.avhdx", ops.Write)
+	w.host.SetFault(func(sim.Call) error {
+		runtime.Gosched() // others come between a read and the write that follows
+		return nil
+	})
 	var wg sync.WaitGroup
 	const workers, each = 8, 700 // ranges that share sectors with their neighbours
 	for i := range workers {
@@ -558,6 +564,40 @@ func TestConcurrentUse(t *testing.T) {
 		}()
 	}
 	wg.Wait()
+}
+
+// A file that is being closed is waited for: its locks are in the way, and its
+// last bytes are on their way.
+func TestOpenWaitsForClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.line(1)
+		h, err := w.lib.Open(w.lib.Top("1.vhdx"), ops.Write)
+		require.NoError(t, err)
+		goOn := make(chan struct{})
+		w.host.SetFault(func(c sim.Call) error {
+			if c.Op == sim.OpClose {
+				<-goOn
+			}
+			return nil
+		})
+		results := make(chan error, 2)
+		go func() { results <- h.Close() }()
+		synctest.Wait()
+		go func() {
+			b, err := w.lib.Open(w.lib.Top("1.vhdx"), ops.Write)
+			results <- err
+			if err == nil {
+				results <- b.Close()
+			}
+		}()
+		synctest.Wait()
+		require.Empty(t, results)
+		close(goOn)
+		for range 3 {
+			require.NoError(t, <-results)
+		}
+	})
 }
 
 // Opens and closes of everything at once leave nothing open and nothing locked.

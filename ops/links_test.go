@@ -124,6 +124,8 @@ func TestInspectOfWriter(t *testing.T) {
 	w := newWorld(t)
 	w.image("/vms/a.vhdx", fakeImage{ID: guid(3)})
 	h := w.open("a.vhdx", ops.Write)
+	_, err := h.WriteAt([]byte("x"), 0)
+	require.NoError(t, err)
 	before := len(w.host.Opened())
 	found, err := w.lib.Inspect(w.lib.Top("a.vhdx"))
 	require.NoError(t, err)
