@@ -26,6 +26,32 @@ func (d *Disk) entryLocked(b int64) (uint32, error) {
 	return binary.BigEndian.Uint32(page[b*4%tablePage:]), nil
 }
 
+// maxUnusedRun bounds the work of one request over an empty table.
+const maxUnusedRun = 1 << 20
+
+// unusedRunLocked is the number of blocks from b, below end, that are not
+// allocated, or fewer when there are very many.
+func (d *Disk) unusedRunLocked(b, end int64) (int64, error) {
+	const perPage = tablePage / 4
+	start := b
+	for end = min(end, b+maxUnusedRun); b < end; {
+		page, err := d.tablePageLocked(b / perPage)
+		if err != nil {
+			return 0, err
+		}
+		for last := min(end, (b/perPage+1)*perPage); b < last; b++ {
+			s := binary.BigEndian.Uint32(page[b%perPage*4:])
+			if len(d.mu.bat) > 0 && s == unused {
+				s, err = d.entryLocked(b)
+			}
+			if err != nil || s != unused {
+				return b - start, err
+			}
+		}
+	}
+	return b - start, nil
+}
+
 func (d *Disk) tablePageLocked(i int64) ([]byte, error) {
 	return d.table.Get(i, func(p []byte) error {
 		n := min(tablePage, d.head.tableBytes()-i*tablePage)

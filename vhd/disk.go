@@ -180,7 +180,7 @@ func (d *Disk) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
 	if e.Kind != ops.Data {
 		return int(e.Len), e.Kind, nil
 	}
-	if err := readFull(d.file, p[:e.Len], e.Pos, fmt.Sprintf("data of block %d", off/d.blockSize)); err != nil {
+	if err := readFull(d.file, p[:e.Len], e.Pos, "block data"); err != nil {
 		return 0, ops.Data, err
 	}
 	return int(e.Len), ops.Data, nil
@@ -210,9 +210,6 @@ func checkStart(off, size int64) error {
 	return nil
 }
 
-// maxExtentBlocks bounds the work of one request over an empty table.
-const maxExtentBlocks = 1 << 20
-
 func (d *Disk) extentLocked(off, max int64) (ops.Extent, error) {
 	max = min(max, d.size-off)
 	b := off / d.blockSize
@@ -223,15 +220,11 @@ func (d *Disk) extentLocked(off, max int64) (ops.Extent, error) {
 	if ok {
 		return d.inBlockLocked(b, at, off-b*d.blockSize, max)
 	}
-	end := (b + 1) * d.blockSize
-	for i := b + 1; end < off+max && i-b < maxExtentBlocks; i++ {
-		s, err := d.entryLocked(i)
-		if err != nil || s != unused {
-			break // an error is this block's, and is met when it is asked for
-		}
-		end += d.blockSize
+	n, err := d.unusedRunLocked(b+1, blocksFor(off+max, d.blockSize))
+	if err != nil {
+		return ops.Extent{}, err
 	}
-	return ops.Extent{Len: min(end-off, max), Kind: ops.Absent, Pos: -1}, nil
+	return ops.Extent{Len: min((b+1+n)*d.blockSize-off, max), Kind: ops.Absent, Pos: -1}, nil
 }
 
 // inBlockLocked is the run at byte in of an allocated block. A dynamic disk's

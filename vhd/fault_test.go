@@ -14,7 +14,7 @@ import (
 // goes at any time of that: nothing acknowledged is lost and nothing but what
 // was asked for shows (F02-F05, section 13 rows 3 and 12).
 func TestFaults(t *testing.T) {
-	sequences, stride := 12, 1
+	sequences, stride := 5, 1
 	if testing.Short() {
 		sequences = 3
 	}
