@@ -21,7 +21,7 @@ func (c *content) Read(_ context.Context, f gofs.FileHandle, dest []byte, off in
 		return nil, syscall.EBADF
 	}
 	c.m.counted.reads.Add(1)
-	n := c.inside(off, int64(len(dest)))
+	n := h.inside(off, int64(len(dest)))
 	got, err := h.disk.ReadAt(dest[:n], c.window.off+off)
 	if err != nil && err != io.EOF {
 		return nil, c.failed("read", off, err)
@@ -30,12 +30,20 @@ func (c *content) Read(_ context.Context, f gofs.FileHandle, dest []byte, off in
 	return fuse.ReadResultData(dest[:got]), 0
 }
 
+// size is that of the handle's window.
+func (h *contentHandle) size() int64 {
+	if h.node.window.part == 0 {
+		return h.disk.Size()
+	}
+	return h.node.window.length
+}
+
 // inside is how many of n bytes at off lie in the window.
-func (c *content) inside(off, n int64) int64 {
+func (h *contentHandle) inside(off, n int64) int64 {
 	if off < 0 || n < 0 {
 		return 0
 	}
-	return max(0, min(n, c.size()-off))
+	return max(0, min(n, h.size()-off))
 }
 
 // failed counts and logs a failed request; nothing is said of a guest's data.
@@ -57,7 +65,7 @@ func (c *content) Lseek(ctx context.Context, f gofs.FileHandle, off uint64, when
 	if whence != unix.SEEK_DATA && whence != unix.SEEK_HOLE {
 		return 0, syscall.EINVAL
 	}
-	if off >= uint64(c.size()) {
+	if off >= uint64(h.size()) {
 		return 0, syscall.ENXIO
 	}
 	if c.anyHandle(true) != nil {
@@ -65,7 +73,7 @@ func (c *content) Lseek(ctx context.Context, f gofs.FileHandle, off uint64, when
 			return 0, c.failed("seek", int64(off), no)
 		}
 	}
-	pos, err := c.seek(ctx, h.disk, int64(off), whence == unix.SEEK_DATA)
+	pos, err := h.seek(ctx, int64(off), whence == unix.SEEK_DATA)
 	if err != nil {
 		if err == syscall.ENXIO || err == syscall.EINTR {
 			return 0, errno(err)
@@ -77,13 +85,13 @@ func (c *content) Lseek(ctx context.Context, f gofs.FileHandle, off uint64, when
 
 // seek finds the first byte at or after off that is data, or is not. ENXIO when
 // no data follows; the end of the window is a hole.
-func (c *content) seek(ctx context.Context, disk *ops.Handle, off int64, data bool) (int64, error) {
-	size := c.size()
+func (h *contentHandle) seek(ctx context.Context, off int64, data bool) (int64, error) {
+	size, start := h.size(), h.node.window.off
 	for pos := off; pos < size; {
 		if ctx.Err() != nil && callerDying(ctx) {
 			return 0, syscall.EINTR
 		}
-		e, err := disk.Extent(c.window.off+pos, size-pos)
+		e, err := h.disk.Extent(start+pos, size-pos)
 		if err != nil {
 			return 0, err
 		}
@@ -91,7 +99,7 @@ func (c *content) seek(ctx context.Context, disk *ops.Handle, off int64, data bo
 			return pos, nil
 		}
 		if e.Len <= 0 {
-			return 0, ops.Errorf(ops.ErrCorrupt, 0, "extent of %d bytes at %d", e.Len, c.window.off+pos)
+			return 0, ops.Errorf(ops.ErrCorrupt, 0, "extent of %d bytes at %d", e.Len, start+pos)
 		}
 		pos += e.Len
 	}

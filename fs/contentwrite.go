@@ -27,7 +27,7 @@ func (c *content) Write(_ context.Context, f gofs.FileHandle, data []byte, off i
 	}
 	c.m.counted.writes.Add(1)
 	h.wrote.Store(true)
-	n := c.inside(off, int64(len(data)))
+	n := h.inside(off, int64(len(data)))
 	if n > 0 {
 		if _, err := h.disk.WriteAt(data[:n], c.window.off+off); err != nil {
 			c.lose(h.pages, off, int64(len(data)), err)
@@ -36,7 +36,7 @@ func (c *content) Write(_ context.Context, f gofs.FileHandle, data []byte, off i
 		c.m.counted.writeBytes.Add(n)
 	}
 	if n < int64(len(data)) {
-		err := ops.Errorf(ops.ErrPastEnd, 0, "%d bytes at %d of %d", len(data), off, c.size())
+		err := ops.Errorf(ops.ErrPastEnd, 0, "%d bytes at %d of %d", len(data), off, h.size())
 		c.lose(h.pages, off+n, int64(len(data))-n, err)
 		c.repairSize(h.pages)
 		return 0, c.failed("write", off, err)
@@ -109,7 +109,7 @@ func (c *content) Allocate(_ context.Context, f gofs.FileHandle, off, size uint6
 	if !ok || !h.write {
 		return syscall.EBADF
 	}
-	end := c.size()
+	end := h.size()
 	past := off > uint64(end) || size > uint64(end)-off
 	switch mode &^ unix.FALLOC_FL_KEEP_SIZE {
 	case 0:
@@ -130,7 +130,7 @@ func (c *content) Allocate(_ context.Context, f gofs.FileHandle, off, size uint6
 
 // zero makes a range of the window read as zeros, up to its end.
 func (c *content) zero(h *contentHandle, off int64, size uint64, unmap bool) syscall.Errno {
-	n := int64(min(size, uint64(c.size()-off)))
+	n := int64(min(size, uint64(h.size()-off)))
 	if n == 0 {
 		return 0
 	}
@@ -195,13 +195,13 @@ func (c *content) empty(ctx context.Context, f gofs.FileHandle) syscall.Errno {
 		return syscall.EBADF
 	}
 	if c.m.opts.Discard {
-		return c.zero(h, 0, uint64(c.size()), true)
+		return c.zero(h, 0, uint64(h.size()), true)
 	}
 	if !c.onlyWriter(h, named) {
 		c.m.log.WithField("image", c.ref.Path()).Warn("truncating raw to 0 bytes is refused: another program has it open for writing")
 		return syscall.EEXIST
 	}
-	pos, err := c.seek(ctx, h.disk, 0, true)
+	pos, err := h.seek(ctx, 0, true)
 	if err == syscall.ENXIO {
 		return 0
 	}

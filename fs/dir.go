@@ -28,6 +28,7 @@ var (
 	_ node               = (*dir)(nil)
 	_ gofs.NodeLookuper  = (*dir)(nil)
 	_ gofs.NodeReaddirer = (*dir)(nil)
+	_ gofs.NodeFsyncer   = (*dir)(nil)
 	_ gofs.NodeMkdirer   = (*dir)(nil)
 	_ gofs.NodeMknoder   = (*dir)(nil)
 	_ gofs.NodeCreater   = (*dir)(nil)

@@ -49,6 +49,9 @@ func (fixed) Rename(context.Context, string, gofs.InodeEmbedder, string, uint32)
 	return syscall.EPERM
 }
 
+// Fsync implements [gofs.NodeFsyncer]: no name here is ours to make durable.
+func (fixed) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { return 0 }
+
 // setTimes answers a SETATTR of a node that has nothing to set: times are
 // accepted and ignored, modes and owners are the host's, sizes never change.
 func setTimes(ctx context.Context, n gofs.NodeGetattrer, f gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {

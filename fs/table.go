@@ -36,6 +36,7 @@ var (
 	_ node               = (*table)(nil)
 	_ gofs.NodeLookuper  = (*table)(nil)
 	_ gofs.NodeReaddirer = (*table)(nil)
+	_ gofs.NodeFsyncer   = (*table)(nil)
 	_ gofs.NodeMkdirer   = (*table)(nil)
 	_ gofs.NodeMknoder   = (*table)(nil)
 	_ gofs.NodeCreater   = (*table)(nil)
