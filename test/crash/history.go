@@ -61,8 +61,8 @@ type asked struct {
 // flushed marks that a flush was acknowledged.
 type flushed struct{}
 
-// note takes up an event of a recording; only marks of a [Guest] count.
-func (h *History) note(e sim.Event) {
+// Note takes up an event of a recording; only marks of a [Guest] count.
+func (h *History) Note(e sim.Event) {
 	switch m := e.Mark.(type) {
 	case asked:
 		for at := int64(0); at < m.n; at += sector {

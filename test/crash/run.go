@@ -59,7 +59,7 @@ func (s *Subject) run(r *Recording, start *History, o Options, depth int) (Resul
 			return errLimit
 		}
 		for ; seen < state.At; seen++ {
-			history.note(r.Events[seen])
+			history.Note(r.Events[seen])
 		}
 		done.States++
 		deep := o.Deep > 0 && depth < maxDepth && done.States%o.Deep == 0
@@ -93,4 +93,18 @@ func (s *Subject) verifyState(state *State, history *History, o Options, depth i
 	}
 	again := Options{Seed: o.Seed + uint64(state.At), Limit: deepStates, Deep: 8}
 	return s.run(&Recording{Base: base, Events: h.Events()}, view.exactly(s.Differencing), again, depth+1)
+}
+
+// Cut records a sequence on a prepared image, with some syncs dropped, and runs
+// its states.
+func (s *Subject) Cut(p *Prepared, q Sequence, o Options, dropped ...string) (Result, error) {
+	r, _, err := s.Record(p, q, dropped...)
+	if err != nil {
+		return Result{}, err
+	}
+	n, err := s.Run(r, p.History, o)
+	if err != nil {
+		err = fmt.Errorf("sequence %q, seed %d: %w", q, o.Seed, err)
+	}
+	return n, err
 }

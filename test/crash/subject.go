@@ -84,8 +84,8 @@ func (s *Subject) readRuns(l ops.Layer, off, n int64, buf []byte, v View) error 
 	return nil
 }
 
-// within asks that every sector is as the history allows.
-func (v View) within(h *History) error {
+// Within asks that every sector is as the history allows.
+func (v View) Within(h *History) error {
 	for i, got := range v {
 		if err := h.allows(i, false, got.data); err != nil {
 			return err
@@ -148,7 +148,7 @@ func (s *Subject) Verify(h *sim.Host, allowed *History) (view View, err error) {
 	if n := look.Refused(); n > 0 {
 		return nil, fmt.Errorf("read-only open wanted to change %d things", n)
 	}
-	if err := view.within(allowed); err != nil {
+	if err := view.Within(allowed); err != nil {
 		return nil, fmt.Errorf("read-only: %w", err)
 	}
 	if err := s.Repair(h, view); err != nil {

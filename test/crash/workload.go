@@ -102,7 +102,7 @@ func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
 	}
 	p := &Prepared{Host: r.Base, History: NewHistory(s.Differencing)}
 	for _, e := range r.Events {
-		p.History.note(e)
+		p.History.Note(e)
 		if err := p.Host.Apply(e); err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"path"
@@ -216,11 +217,17 @@ func (h *Host) addLocked(parent *node, name string, k kind) *node {
 }
 
 // Put makes or replaces a file, its directories too, past hooks and recording.
+// Pages of zeros become holes.
 func (h *Host) Put(hostPath string, data []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.addLocked(h.mkdirAllLocked(path.Dir(hostPath)), path.Base(hostPath), regular)
-	n.write(data, 0)
+	for off := 0; off < len(data); off += pageSize {
+		if p := data[off:min(off+pageSize, len(data))]; !bytes.Equal(p, zeroPage.b[:len(p)]) {
+			n.write(p, int64(off))
+		}
+	}
+	n.truncate(int64(len(data)))
 }
 
 // Symlink makes a symbolic link.
