@@ -112,6 +112,9 @@ func (r *row) onSim(t *testing.T, dir string) {
 	l := folder.OpenDir(t, sim.Dir(folder.SimTop))
 	s, h := folder.See(l, r.as)
 	r.judge(t, l, s, h)
+	for _, path := range sim.Opened() {
+		require.True(t, strings.HasPrefix(path, folder.SimTop), "%s was opened", path)
+	}
 	require.Zero(t, sim.Refused(), "writes were tried")
 	require.Equal(t, changes, sim.Changes())
 }

@@ -138,5 +138,6 @@ func LookInChild(t testing.TB, dir string, names []string, wrapper ...string) (R
 	require.NoError(t, cmd.Run(), "%s", errs.Bytes())
 	var r Report
 	require.NoError(t, json.Unmarshal(out.Bytes(), &r), "%s", out.Bytes())
+	t.Logf("%d images, %d KiB of memory more than at the start", len(names), r.Extra>>10)
 	return r, append(out.Bytes(), errs.Bytes()...)
 }

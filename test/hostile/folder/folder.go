@@ -85,7 +85,7 @@ func Add(t testing.TB, dir string, files Files) {
 
 // Formats are all formats in the order in which the program probes them.
 func Formats() []*ops.Format {
-	return []*ops.Format{vhd.Format, vhdx.Format, vhdx.SetFormat, iso.Format, vfd.Format}
+	return []*ops.Format{vfd.Format, iso.Format, vhd.Format, vhdx.Format, vhdx.SetFormat}
 }
 
 // Open makes a library of a folder on the host. It is closed with the test; a
