@@ -84,6 +84,9 @@ func (w *writer) scanOnceLocked() error {
 		return err
 	}
 	s.next, s.free, s.stale = res.end, int64(w.head.entries)-res.allocated, w.found.size
+	if w.mu.info.Aligned {
+		s.next = roundUp(s.next, blockAlignment) // Windows keeps the tables in units of their own
+	}
 	s.scanned = true
 	return nil
 }
