@@ -136,7 +136,7 @@ const (
 
 // Anomaly is one thing that is not as the format wants it.
 type Anomaly struct {
-	Name     string // stable, such as "vhdx.header.checksum"; listed in docs/anomalies.md
+	Name     string // stable, such as "vhdx.header.invalid"; listed in docs/anomalies.md
 	Severity Severity
 	Where    string // structure and index, such as "bat entry 812"
 	Text     string // the sentence with the numbers

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"vhdfs/ops"
 	"vhdfs/test/fixture"
 )
 
@@ -40,24 +38,6 @@ func folder(t *testing.T) string {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "bad.vhdx"), bytes.Repeat([]byte("no image "), 5000), 0o600))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
 	return dir
-}
-
-func TestReadmeHasTheTableOfOperations(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(readme), tableStart)
-	require.True(t, found)
-	table, _, found := strings.Cut(rest, tableEnd)
-	require.True(t, found)
-	require.Equal(t, operationTable(), tableStart+table+tableEnd, "replace it with the output of vhdfs docs")
-}
-
-func TestExitCodesAreDocumented(t *testing.T) {
-	doc, err := os.ReadFile("../../docs/exit-codes.md")
-	require.NoError(t, err)
-	for _, c := range ops.Classes {
-		require.Contains(t, string(doc), fmt.Sprintf("\n| %d |", c.Exit), "%v", c.Err)
-	}
 }
 
 func TestInfo(t *testing.T) {
