@@ -101,14 +101,15 @@ func (l *Library) openParent(res *resolver, c child) (*Engine, error) {
 		info.LinkID != got.found.Info.LinkID || info.LogicalSector != own.LogicalSector) {
 		err = errReplaced(ref, c)
 	}
-	l.mu.Lock()
-	if err == nil && p.use.writers > 0 {
-		err = Errorf(ErrBusy, StatusParentOpen, "%s is open for writing and cannot be the parent of %s", ref.Path(), c.found.Ref.Path())
-	}
 	if err == nil {
-		p.use.children++
+		err = l.whenFree(func() error {
+			if p.use.writers > 0 {
+				return Errorf(ErrBusy, StatusParentOpen, "%s is open for writing and cannot be the parent of %s", ref.Path(), c.found.Ref.Path())
+			}
+			p.use.children++
+			return nil
+		})
 	}
-	l.mu.Unlock()
 	if err != nil {
 		return nil, errors.Join(err, l.release(p))
 	}

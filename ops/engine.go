@@ -184,6 +184,7 @@ func (l *Library) releaseParents(parents []*Engine) error {
 	for _, p := range parents {
 		l.mu.Lock()
 		p.use.children--
+		l.freedLocked()
 		l.mu.Unlock()
 		err = errors.Join(err, l.release(p))
 	}
@@ -258,6 +259,36 @@ func (e *Engine) refusalLocked() error {
 		return *dead
 	}
 	return nil
+}
+
+// releaseWait is how long a request waits for users that keep it from an image:
+// a mount hears of a closed handle late.
+const releaseWait = time.Second
+
+// whenFree calls ask with Library.mu held until it answers something else than
+// ErrBusy, for releaseWait at most.
+func (l *Library) whenFree(ask func() error) error {
+	late := time.NewTimer(releaseWait)
+	defer late.Stop()
+	for {
+		l.mu.Lock()
+		err, freed := ask(), l.mu.freed
+		l.mu.Unlock()
+		if !errors.Is(err, ErrBusy) {
+			return err
+		}
+		select {
+		case <-freed:
+		case <-late.C:
+			return err
+		}
+	}
+}
+
+// freedLocked wakes those that wait in whenFree.
+func (l *Library) freedLocked() {
+	close(l.mu.freed)
+	l.mu.freed = make(chan struct{})
 }
 
 // writing is the engine of a file that is open for writing here, nil without.

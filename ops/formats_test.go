@@ -71,7 +71,7 @@ func fixtureChain(w *world, ext string, depth int, sector int64) []byte {
 
 func TestRealChains(t *testing.T) {
 	for _, ext := range []string{"vhd", "vhdx"} {
-		for depth := 1; depth <= 5; depth++ {
+		for _, depth := range []int{1, 2, 5} {
 			for _, sector := range []int64{512, 4096} {
 				if ext == "vhd" && sector != 512 {
 					continue

@@ -36,7 +36,7 @@ func (l *Library) Open(r Ref, a Access) (*Handle, error) {
 		return nil, err
 	}
 	h.engine = e
-	if err := h.enter(); err != nil {
+	if err := l.whenFree(h.enterLocked); err != nil {
 		return nil, errors.Join(err, l.release(e))
 	}
 	if h.chain, err = l.join(e); err == nil && h.write {
@@ -64,10 +64,8 @@ func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
 	return e, err
 }
 
-// enter counts the handle, or says whose presence excludes it.
-func (h *Handle) enter() error {
-	h.lib.mu.Lock()
-	defer h.lib.mu.Unlock()
+// enterLocked counts the handle, or says whose presence excludes it.
+func (h *Handle) enterLocked() error {
 	e := h.engine
 	use := &e.use
 	switch {
@@ -171,6 +169,7 @@ func (h *Handle) Close() error {
 	}
 	h.lib.mu.Lock()
 	h.countLocked(-1)
+	h.lib.freedLocked()
 	h.lib.mu.Unlock()
 	return h.lib.release(h.engine)
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -209,14 +210,20 @@ func TestOpenForWriting(t *testing.T) {
 		require.NoError(t, h.Close())
 	})
 	t.Run("a parent that is open for writing", func(t *testing.T) {
-		w := newWorld(t)
-		w.image("/vms/p.vhdx", parent)
-		p := w.open("p.vhdx", ops.Write)
-		w.image("/vms/c.avhdx", recorded("p.vhdx"))
-		_, err := w.lib.Open(w.lib.Top("c.avhdx"), ops.Read)
-		require.ErrorIs(t, err, ops.ErrBusy)
-		require.NoError(t, p.Close())
-		w.open("c.avhdx", ops.Read)
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.image("/vms/p.vhdx", parent)
+			p := w.open("p.vhdx", ops.Write)
+			w.image("/vms/c.avhdx", recorded("p.vhdx"))
+			_, err := w.lib.Open(w.lib.Top("c.avhdx"), ops.Read)
+			require.ErrorIs(t, err, ops.ErrBusy)
+			require.ErrorContains(t, err, "/vms/p.vhdx is open for writing and cannot be the parent of /vms/c.avhdx")
+			go func() {
+				time.Sleep(500 * time.Millisecond)
+				require.NoError(t, p.Close())
+			}()
+			w.open("c.avhdx", ops.Read) // waits for a close that is on its way
+		})
 	})
 	t.Run("an image that says no", func(t *testing.T) {
 		w := newWorld(t)
@@ -278,7 +285,9 @@ func (w *world) lockOutside(path string, write bool) ops.File {
 	return f
 }
 
-func TestSets(t *testing.T) {
+func TestSets(t *testing.T) { synctest.Test(t, testSets) }
+
+func testSets(t *testing.T) {
 	w := newWorld(t)
 	w.image("/vms/p.vhdx", parent)
 	leaf := recorded("p.vhdx")

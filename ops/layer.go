@@ -16,16 +16,14 @@ func (l *Library) OpenLayer(r Ref) (Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if found.Set != nil && found.Err == nil {
-		r = found.Leaf
-		if found, err = l.Inspect(r); err != nil {
-			return nil, err
-		}
-	}
 	if found.Err != nil {
 		return nil, found.Err
 	}
-	f, err := r.Dir.Open(r.Name, Read)
+	access := Read
+	if found.Set != nil {
+		r, found, access = found.Leaf, found.itself(), NoFollow
+	}
+	f, err := r.Dir.Open(r.Name, access)
 	if err != nil {
 		return nil, err
 	}

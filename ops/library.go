@@ -34,6 +34,7 @@ type Library struct {
 	mu        struct {
 		sync.Mutex
 		engines map[FileID]*Engine
+		freed   chan struct{} // closed, and made anew, when a user is gone
 		closed  bool
 	}
 }
@@ -45,6 +46,7 @@ func NewLibrary(o LibraryOptions) *Library {
 	}
 	l := &Library{opts: o, inspected: newInspectCache(inspectBudget)}
 	l.mu.engines = map[FileID]*Engine{}
+	l.mu.freed = make(chan struct{})
 	return l
 }
 
