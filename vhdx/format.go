@@ -27,15 +27,19 @@ var Format = &ops.Format{
 	Extensions: []string{".vhdx", ".avhdx"},
 	Probe:      probe,
 	Open:       openLayer,
+	Create:     create,
 }
 
 func openLayer(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 	d, err := open(f, o)
-	if err == nil && o.Write {
-		err = ops.Errorf(ops.ErrReadOnly, 0, "vhdx: %s", "writing is not possible yet")
+	if err == nil && o.Write && d.readOnly != "" {
+		err = ops.Errorf(ops.ErrReadOnly, 0, "vhdx: %s", d.readOnly)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
+	}
+	if o.Write {
+		return &Writer{Disk: d}, nil
 	}
 	return d, nil
 }

@@ -42,7 +42,20 @@ func openHost(t testing.TB, h *sim.Host, a ops.Access) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w, ok := l.(*Writer); ok {
+		return w.Disk, nil
+	}
 	return l.(*Disk), nil
+}
+
+// openWriter opens an image for writing.
+func openWriter(t testing.TB, h *sim.Host) *Writer {
+	t.Helper()
+	f, err := h.Dir("/img").Open(testImage, ops.Write)
+	require.NoError(t, err)
+	l, err := Format.Open(f, ops.OpenOptions{Write: true, Ext: ".vhdx", Cache: ops.NewCache(8 << 20)})
+	require.NoError(t, err)
+	return l.(*Writer)
 }
 
 // openRead opens an image for reading; nothing may be written to it.

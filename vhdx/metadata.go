@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"fmt"
 	"slices"
 
 	"vhdfs/ops"
@@ -150,17 +151,23 @@ func decodeMetadata(get func(ops.GUID) ([]byte, error)) (metadata, error) {
 }
 
 func (m metadata) check() error {
-	if m.blockSize < uint32(mib) || m.blockSize > uint32(maxBlock) || m.blockSize&(m.blockSize-1) != 0 {
-		return corruptf(ops.StatusBlockSize, "block size %d is not a power of two from 1 MiB to 256 MiB", m.blockSize)
-	}
-	if m.logical != 512 && m.logical != 4096 {
-		return corruptf(ops.StatusSectorSize, "logical sector size %d, want 512 or 4096", m.logical)
-	}
-	if m.physical != 512 && m.physical != 4096 {
-		return corruptf(ops.StatusSectorSize, "physical sector size %d, want 512 or 4096", m.physical)
-	}
-	if m.size == 0 || m.size > uint64(maxDisk) || m.size%uint64(m.logical) != 0 {
-		return corruptf(ops.StatusSizeInvalid, "virtual size %d is not a multiple of %d up to 64 TiB", m.size, m.logical)
+	if status, why := m.problem(); why != "" {
+		return corruptf(status, "%s", why)
 	}
 	return nil
+}
+
+// problem says which value is out of its range; "" when none is.
+func (m metadata) problem() (ops.StatusCode, string) {
+	switch {
+	case m.blockSize < uint32(mib) || m.blockSize > uint32(maxBlock) || m.blockSize&(m.blockSize-1) != 0:
+		return ops.StatusBlockSize, fmt.Sprintf("block size %d is not a power of two from 1 MiB to 256 MiB", m.blockSize)
+	case m.logical != 512 && m.logical != 4096:
+		return ops.StatusSectorSize, fmt.Sprintf("logical sector size %d, want 512 or 4096", m.logical)
+	case m.physical != 512 && m.physical != 4096:
+		return ops.StatusSectorSize, fmt.Sprintf("physical sector size %d, want 512 or 4096", m.physical)
+	case m.size == 0 || m.size > uint64(maxDisk) || m.size%uint64(m.logical) != 0:
+		return ops.StatusSizeInvalid, fmt.Sprintf("virtual size %d is not a multiple of %d up to 64 TiB", m.size, m.logical)
+	}
+	return 0, ""
 }

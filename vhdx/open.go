@@ -7,6 +7,9 @@ import (
 	"vhdfs/ops"
 )
 
+// anomalyDirty goes away when the log is replayed into the file.
+const anomalyDirty = "vhdx.log.dirty"
+
 // open reads and judges everything but the BAT, which is judged entry by entry
 // as it is used. It writes nothing.
 func open(f ops.File, o ops.OpenOptions) (*Disk, error) {
@@ -93,7 +96,7 @@ func (d *Disk) openLog() error {
 	d.overlay, d.src, d.fileSize = o, o, o.total
 	d.logState = ops.LogReplayed
 	d.found = append(d.found, ops.Anomaly{
-		Name: "vhdx.log.dirty", Severity: ops.Note, Where: "log",
+		Name: anomalyDirty, Severity: ops.Note, Where: "log",
 		Text: "the log was not empty; it is replayed in memory",
 	})
 	return nil

@@ -1,0 +1,195 @@
+package vhdx
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"vhdfs/ops"
+)
+
+// zeroChunk is how much is written at once where zeros cannot be punched.
+const zeroChunk = mib
+
+// zeroFile makes a part of the file read as zeros. With punch its space goes
+// back to the host where the host can do that.
+func (w *Writer) zeroFile(s span, punch bool) error {
+	w.unsynced.Store(true)
+	if punch {
+		err := w.f.Punch(s.off, s.len())
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
+	zeros := make([]byte, min(zeroChunk, s.len()))
+	for at := s.off; at < s.end; at += int64(len(zeros)) {
+		if _, err := w.f.WriteAt(zeros[:min(int64(len(zeros)), s.end-at)], at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// growLocked makes the file size bytes long; what is added reads as zeros.
+func (w *Writer) growLocked(size int64) error {
+	if err := w.f.Truncate(size, "vhdx.grow"); err != nil {
+		return fmt.Errorf("vhdx: grow to %#x: %w", size, err)
+	}
+	w.unsynced.Store(true)
+	w.fileSize = size
+	return nil
+}
+
+// takeLocked finds n bytes, whole mebibytes, that belong to nobody and read as
+// zeros: space that blocks gave back and whose release is durable, else new space
+// at the end of the file. Nothing names it until a BAT entry does: a crash leaks
+// it at most.
+func (w *Writer) takeLocked(n int64) (span, error) {
+	s := w.session
+	at, next := s.space.find(s.search, n/mib)
+	s.search = next
+	if at < 0 {
+		at = s.space.end() / mib
+		if size := at*mib + n; size > w.fileSize {
+			if size > maxFile {
+				return span{}, ops.Errorf(ops.ErrPastEnd, ops.StatusAllocFailed, "vhdx: file of %#x bytes", size)
+			}
+			old := roundUp(w.fileSize, mib)
+			grown := min(max(size, old+growStep), maxFile)
+			if err := w.growLocked(grown); err != nil {
+				return span{}, err
+			}
+			s.space.grow(grown)
+			s.stale.grow(grown)
+		}
+	}
+	t := span{at * mib, at*mib + n}
+	if err := w.cleanLocked(t); err != nil {
+		return span{}, err
+	}
+	s.space.claim(t)
+	return t, nil
+}
+
+// cleanLocked makes free space read as zeros, as far as it may hold old bytes.
+func (w *Writer) cleanLocked(t span) error {
+	s := w.session
+	for i := t.off / mib; i < t.end/mib; i++ {
+		if !s.stale.taken(i) {
+			continue
+		}
+		end := i + 1
+		for end < t.end/mib && s.stale.taken(end) {
+			end++
+		}
+		old := span{i * mib, min(end*mib, w.fileSize)}
+		if err := w.zeroFile(old, true); err != nil {
+			return fmt.Errorf("vhdx: clear free space at %#x: %w", old.off, err)
+		}
+		s.stale.release(span{i * mib, end * mib})
+		i = end - 1
+	}
+	return nil
+}
+
+// dropLocked gives space back that no BAT entry ever named.
+func (w *Writer) dropLocked(t span) {
+	s := w.session
+	s.space.release(t)
+	s.stale.claim(t)
+	s.search = min(s.search, t.off/mib)
+}
+
+// editLocked is a page of the file for change: it is dirty from now on.
+func (w *Writer) editLocked(page int64) ([]byte, error) {
+	b, ok := w.table.dirty[page]
+	if !ok {
+		old, err := w.table.page(page)
+		if err != nil {
+			return nil, err
+		}
+		b = slices.Clone(old)
+		w.table.dirty[page] = b
+		w.session.dirty[page] = &dirtyPage{}
+	}
+	p := w.session.dirty[page]
+	p.version, p.logged = p.version+1, false
+	return b, nil
+}
+
+// setEntryLocked changes entry i of the BAT in memory.
+func (w *Writer) setEntryLocked(i int64, e entry) error {
+	at := w.regions.bat.off + i*entryBytes
+	b, err := w.editLocked(at / pageSize)
+	if err != nil {
+		return err
+	}
+	le.PutUint64(b[at%pageSize:], uint64(e))
+	return nil
+}
+
+// bitmapLocked is where the sector bitmap of block b's chunk lies. A chunk
+// without one gets one, all zeros.
+func (w *Writer) bitmapLocked(b int64) (int64, error) {
+	g := w.geometry
+	i := g.bitmapIndex(b / g.ratio)
+	e, err := w.entryAt(i)
+	if err != nil {
+		return 0, err
+	}
+	if e.present() {
+		return e.offset(), g.checkBitmap(i, e, w.reserved)
+	}
+	t, err := w.takeLocked(bitmapBlock)
+	if err != nil {
+		return 0, err
+	}
+	if err := w.setEntryLocked(i, newEntry(stateFull, t.off)); err != nil {
+		w.dropLocked(t)
+		return 0, err
+	}
+	return t.off, nil
+}
+
+// editBitsLocked calls f with every piece of the bitmap pages that hold n bits
+// from bit `first` on. f answers whether the piece has to change; only then its
+// page becomes dirty, and edit is called with it.
+func (w *Writer) editBitsLocked(bitmap, first, n int64, needs func(page []byte, first, n int64) bool, edit func(page []byte, first, n int64)) error {
+	const pageBits = pageSize * 8
+	for n > 0 {
+		page, bit := bitmap/pageSize+first/pageBits, first%pageBits
+		k := min(n, pageBits-bit)
+		b, err := w.table.page(page)
+		if err != nil {
+			return err
+		}
+		if needs(b, bit, k) {
+			if b, err = w.editLocked(page); err != nil {
+				return err
+			}
+			edit(b, bit, k)
+		}
+		first, n = first+k, n-k
+	}
+	return nil
+}
+
+// setBitsLocked says that bytes [in, in+n) of block b are in this file.
+func (w *Writer) setBitsLocked(bitmap, b, in, n int64) error {
+	g := w.geometry
+	first, _ := g.bitmapSlice(b)
+	return w.editBitsLocked(bitmap, first+in/g.sector, n/g.sector, func(p []byte, first, n int64) bool {
+		set, run := bitRun(p, first, n)
+		return !set || run < n
+	}, setBits)
+}
+
+// clearBitsLocked says that nothing of block b is in this file: bits of an
+// earlier life of the block may stand there.
+func (w *Writer) clearBitsLocked(bitmap, b int64) error {
+	first, n := w.geometry.bitmapSlice(b)
+	return w.editBitsLocked(bitmap, first, n, func(p []byte, first, n int64) bool {
+		set, run := bitRun(p, first, n)
+		return set || run < n
+	}, func(p []byte, first, n int64) { clear(p[first/8 : (first+n)/8]) })
+}

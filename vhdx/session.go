@@ -1,0 +1,277 @@
+package vhdx
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"vhdfs/ops"
+)
+
+// growStep is how much a file grows by at once: fewer changes of its size to
+// make durable. What is spare is cut off by a clean close.
+const growStep = 32 * mib
+
+// maxDirty is how many changed table pages may wait for a flush, 2 MiB of them;
+// the next write that needs one more flushes first.
+const maxDirty = 512
+
+// Writer is a Disk opened for writing. It touches the file at the first change
+// and not before: that begins a session, which Close ends.
+//
+// Payload is written in place into blocks that are there, under a reader's hold
+// of Disk.mu. New blocks take free space of the file; changed pages of BAT and
+// sector bitmaps wait in memory for a flush, which logs them. So after a crash a
+// block is where the last flush left it, with old or new content by sectors.
+type Writer struct {
+	*Disk
+	// flushing is held by whoever flushes or closes; it comes before Disk.mu.
+	flushing sync.Mutex
+	// unsynced: something in the file was changed since it was last synced.
+	unsynced atomic.Bool
+
+	// The rest is guarded by Disk.mu, except where flush says otherwise.
+	poison  error    // what failed for good; nil while all is well
+	session *session // nil before the first change
+	newFile bool     // FileWriteGuid of this opening is in the file
+}
+
+// session is what a Writer knows between the first change and the close.
+type session struct {
+	log     *logWriter
+	space   *spaceMap // what belongs to a block or a structure
+	stale   *spaceMap // free space that may hold old bytes
+	search  int64     // mebibyte before which nothing is free
+	anchors bool      // blocks without content may use the space that they kept
+	// released is space whose release is not durable: nobody may have it yet.
+	released []span
+	dirty    map[int64]*dirtyPage // by page of the file; content in table.dirty
+	pending  []pageCopy           // in the log, not yet in place; guarded by flushing
+}
+
+// dirtyPage says of a page in table.dirty which change it holds.
+type dirtyPage struct {
+	version int
+	logged  bool // this version is in the log
+}
+
+// pageCopy is a version of a page on its way through the log.
+type pageCopy struct {
+	page    int64
+	version int
+	b       []byte
+}
+
+// fail poisons the layer: after a failed sync nobody knows what is in the file.
+func (w *Writer) failLocked(err error) error {
+	if w.poison == nil {
+		w.poison = ops.Wrapf(err, ops.ErrPoisoned, 0, "vhdx: a sync failed")
+	}
+	return err
+}
+
+// syncLocked makes the file durable or poisons the layer.
+func (w *Writer) syncLocked(label string) error {
+	if err := w.f.Sync(label); err != nil {
+		return w.failLocked(fmt.Errorf("vhdx: %s: %w", label, err))
+	}
+	return nil
+}
+
+// beginLocked begins a session. In this order, each step durable before the next:
+//
+//	look for overlaps in the BAT                 nothing was changed
+//	header with a new FileWriteGuid              same content, same log
+//	replay of a dirty log, if there is one       a crash repeats it
+//	header with LogGuid zero                     as far as there was a dirty log
+//	first entry of a new log, no update in it    no header names that log
+//	header with the new LogGuid, DataWriteGuid   log with one entry, nothing to replay
+func (w *Writer) beginLocked() error {
+	if w.poison != nil || w.session != nil {
+		return w.poison
+	}
+	s, err := w.surveyLocked()
+	if err != nil {
+		return err
+	}
+	h := w.headers.current
+	if !w.newFile {
+		h.fileWrite = ops.NewGUID()
+		if err := w.putHeaderLocked(h, "vhdx.header.file"); err != nil {
+			return err
+		}
+		w.newFile = true
+	}
+	if err := w.replayLocked(); err != nil {
+		return err
+	}
+	if end := s.space.end(); w.fileSize < end { // the last block ends with the disk, not with its space
+		if err := w.growLocked(end); err != nil {
+			return err
+		}
+	}
+	s.log = newLogWriter(w.f, w.headers.current, ops.NewGUID())
+	if err := s.log.append(nil, w.fileSize); err != nil {
+		return err
+	}
+	if err := w.syncLocked("vhdx.log.first"); err != nil {
+		return err
+	}
+	h = w.headers.current
+	h.log, h.logVersion, h.dataWrite = s.log.guid, 0, ops.NewGUID()
+	if err := w.putHeaderLocked(h, "vhdx.header.log"); err != nil {
+		return err
+	}
+	w.session = s
+	return nil
+}
+
+// putHeaderLocked writes h over the copy that does not count and makes it
+// durable: a crash leaves the one or the other ([MS-VHDX] 2.2.2.1).
+func (w *Writer) putHeaderLocked(h header, label string) error {
+	h.seq = w.headers.current.seq + 1
+	if h.seq == 0 {
+		return ops.Errorf(ops.ErrReadOnly, 0, "vhdx: the header's sequence number cannot grow any more")
+	}
+	slot := 1 - w.headers.slot
+	if _, err := w.f.WriteAt(h.encode(), headerOffset[slot]); err != nil {
+		return fmt.Errorf("vhdx: write %s: %w", headerName(slot), err)
+	}
+	if err := w.syncLocked(label); err != nil {
+		return err
+	}
+	w.headers.current, w.headers.slot = h, slot
+	return nil
+}
+
+// surveyLocked reads the BAT once, streaming: what space is taken, and whether
+// anything is taken twice or out of reach. It writes nothing.
+func (w *Writer) surveyLocked() (*session, error) {
+	s := &session{space: newSpaceMap(w.fileSize), stale: &spaceMap{}, anchors: true, dirty: map[int64]*dirtyPage{}}
+	s.space.claim(span{0, mib})
+	for _, r := range w.reserved {
+		s.space.grow(r.end)
+		s.space.claim(r)
+	}
+	kept := false
+	var bad error
+	err := w.scanBAT(0, w.geometry.entries, func(int64, int64) bool { return true }, func(i int64, e entry) bool {
+		if e != 0 {
+			bad = w.claimLocked(s, i, e)
+			kept = kept || !e.present() && e.offset() != 0
+		}
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	if err == nil && kept {
+		err = w.claimAnchorsLocked(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.stale.grow(s.space.units * mib)
+	s.stale.claim(span{0, s.space.units * mib}) // nobody knows what free space holds
+	return s, nil
+}
+
+// claimLocked takes the space of entry i, or says why the disk must not be written.
+func (w *Writer) claimLocked(s *session, i int64, e entry) error {
+	g := w.geometry
+	n, used := g.block, int64(0)
+	switch {
+	case !g.isBitmap(i):
+		if err := g.checkPayload(i, e, w.reserved); err != nil {
+			return err
+		}
+		b := g.payloadOf(i)
+		used = g.used(b)
+		if e.state() == statePartial {
+			n := g.bitmapIndex(b / g.ratio)
+			m, err := w.entryAt(n)
+			if err == nil {
+				err = g.checkBitmap(n, m, w.reserved)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	case g.hasParent:
+		if err := g.checkBitmap(i, e, w.reserved); err != nil {
+			return err
+		}
+		n, used = bitmapBlock, bitmapBlock
+	default:
+		n = bitmapBlock // of no use without a parent, but its space is not ours to take
+	}
+	if !e.present() {
+		return nil
+	}
+	at := span{e.offset(), e.offset() + n}
+	if at.off+used > w.fileSize {
+		return corruptf(ops.StatusBATCorrupt, "bat entry %d: %#x bytes at %#x past end of file %#x", i, used, at.off, w.fileSize)
+	}
+	s.space.grow(at.end)
+	if s.space.claim(at) {
+		return corruptf(ops.StatusBATCorrupt, "bat entry %d: block at %#x overlaps something else", i, at.off)
+	}
+	return nil
+}
+
+// claimAnchorsLocked takes the space that blocks without content kept. If any of
+// it belongs to somebody else, no block gets its kept space back.
+func (w *Writer) claimAnchorsLocked(s *session) error {
+	g := w.geometry
+	return w.scanBAT(0, g.entries, func(int64, int64) bool { return true }, func(i int64, e entry) bool {
+		if e.present() || e.offset() == 0 || g.isBitmap(i) {
+			return true
+		}
+		at := span{e.offset(), e.offset() + g.block}
+		if s.space.claim(at) || at.off < mib || at.end > w.fileSize {
+			s.anchors = false
+		}
+		return true
+	})
+}
+
+// replayLocked carries out a dirty log. Until the header says that the log is
+// done with, a crash leaves it to be replayed again from the start.
+func (w *Writer) replayLocked() error {
+	o := w.overlay
+	if o == nil {
+		return nil
+	}
+	if o.real < o.total {
+		if err := w.f.Truncate(o.total, "vhdx.replay.grow"); err != nil {
+			return fmt.Errorf("vhdx: replay: %w", err)
+		}
+	}
+	for _, z := range o.zeros {
+		if err := w.zeroFile(z, true); err != nil {
+			return fmt.Errorf("vhdx: replay: %w", err)
+		}
+	}
+	for _, page := range slices.Sorted(maps.Keys(o.pages)) {
+		b, err := o.logged(o.pages[page])
+		if err != nil {
+			return err
+		}
+		if _, err := w.f.WriteAt(b, page*pageSize); err != nil {
+			return fmt.Errorf("vhdx: replay: %w", err)
+		}
+	}
+	if err := w.syncLocked("vhdx.replay"); err != nil {
+		return err
+	}
+	h := w.headers.current
+	h.log = ops.GUID{}
+	if err := w.putHeaderLocked(h, "vhdx.header.replayed"); err != nil {
+		return err
+	}
+	w.overlay, w.src, w.table.src, w.logState = nil, w.f, w.f, ops.LogClean
+	w.found = slices.DeleteFunc(slices.Clone(w.found), func(a ops.Anomaly) bool { return a.Name == anomalyDirty })
+	return nil
+}
