@@ -114,10 +114,11 @@ func (w *writer) moveFooterLocked(end int64) error {
 		_, err = w.file.WriteAt(w.foot.raw[:], to)
 	}
 	if err != nil {
-		if s.tail >= 0 { // the old footer ends the file again
-			err = errors.Join(err, w.file.Truncate(s.tail+footerSize, "vhd.undo"))
+		length := w.found.size // of a file without a footer at the end
+		if s.tail >= 0 {
+			length = s.tail + footerSize // the old footer ends the file again
 		}
-		return err
+		return errors.Join(err, w.file.Truncate(length, "vhd.undo"))
 	}
 	if err := w.syncLocked("vhd.footer"); err != nil {
 		return err

@@ -19,7 +19,8 @@ type Guest struct {
 	Block   int64 // the image's block size in bytes, or a stand-in
 	Unit    int64 // logical sector in bytes
 	stamp   uint64
-	doubt   bool // a flush failed: closing promises nothing
+	doubt   bool // a request failed and no flush succeeded since: closing promises nothing
+	closed  bool
 }
 
 // NewGuest opens the image of a subject for writing.
@@ -60,6 +61,7 @@ func (g *Guest) Write(off, n int64) error {
 
 func (g *Guest) noteRefusal(err error, off, n int64) error {
 	if err != nil {
+		g.doubt = true
 		g.Host.Ack("refused", refused{off: off, n: n})
 	}
 	return err
@@ -77,19 +79,21 @@ func (g *Guest) Flush() error {
 		g.doubt = true
 		return err
 	}
+	g.doubt = false
 	g.Host.Ack("flush", flushed{})
 	return nil
 }
 
-// Close ends the write session; a clean close is a promise as a flush is, unless
-// a flush had failed before.
+// Close ends the write session; a clean close is a promise as a flush is. When it
+// fails, or a request had failed and no flush succeeded since, what was written
+// is in doubt until it is written again.
 func (g *Guest) Close() error {
-	if err := g.Writer.Close(); err != nil {
+	err := g.Writer.Close()
+	if err != nil || g.doubt {
+		g.Host.Ack("close", doubted{})
 		return err
 	}
-	if !g.doubt {
-		g.Host.Ack("close", flushed{})
-	}
+	g.Host.Ack("close", flushed{})
 	return nil
 }
 
@@ -97,6 +101,9 @@ func (g *Guest) Close() error {
 func (g *Guest) Reopen() error {
 	closed := g.Close()
 	err := g.open()
-	g.doubt = false
+	g.doubt, g.closed = false, err != nil
 	return errors.Join(closed, err)
 }
+
+// Closed tells whether the guest has no disk, because opening it again failed.
+func (g *Guest) Closed() bool { return g.closed }

@@ -61,6 +61,10 @@ type asked struct {
 // flushed marks that a flush was acknowledged.
 type flushed struct{}
 
+// doubted marks that a session ended without a promise: what was written since the
+// last flush may last or not, whatever later sessions flush.
+type doubted struct{}
+
 // Note takes up an event of a recording; only marks of a [Guest] count.
 func (h *History) Note(e sim.Event) {
 	switch m := e.Mark.(type) {
@@ -79,10 +83,24 @@ func (h *History) Note(e sim.Event) {
 			h.sectors[i] = v
 		}
 	case flushed:
+		h.Settle()
+	case doubted:
 		for i := range h.loose {
-			if h.sectors[i] = settled(h.sectors[i]); len(h.sectors[i]) == 1 {
-				delete(h.loose, i)
+			v := append([]value(nil), h.sectors[i]...)
+			for k := range v[1:] {
+				v[k+1].maybe = true
 			}
+			h.sectors[i] = v
+		}
+	}
+}
+
+// Settle drops what an acknowledged flush rules out; for the disk that is open it
+// gives what may be read now.
+func (h *History) Settle() {
+	for i := range h.loose {
+		if h.sectors[i] = settled(h.sectors[i]); len(h.sectors[i]) == 1 {
+			delete(h.loose, i)
 		}
 	}
 }

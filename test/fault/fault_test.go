@@ -1,0 +1,133 @@
+package fault
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"vhdfs/test/crash"
+	"vhdfs/test/kinds"
+	"vhdfs/test/sim"
+)
+
+// budget is how many faults all kinds together see.
+func budget(t *testing.T) int {
+	t.Helper()
+	if n := os.Getenv("VHDFS_SOAK"); n != "" {
+		points, err := strconv.Atoi(n)
+		require.NoError(t, err, "VHDFS_SOAK is a number of points")
+		return points
+	}
+	if os.Getenv("CI") != "" {
+		return 20_000
+	}
+	return 4_000
+}
+
+// cover counts which place in the code met which fault.
+type cover struct {
+	mu struct {
+		sync.Mutex
+		met    map[string]map[string]int // site and call: fault: times
+		points int
+	}
+}
+
+func site(c sim.Call) string {
+	if c.Label != "" {
+		return fmt.Sprintf("%s %s (%s)", c.Site, c.Op, c.Label)
+	}
+	return fmt.Sprintf("%s %s", c.Site, c.Op)
+}
+
+func (c *cover) note(call sim.Call, f Fault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.met == nil {
+		c.mu.met = map[string]map[string]int{}
+	}
+	at := site(call)
+	if c.mu.met[at] == nil {
+		c.mu.met[at] = map[string]int{}
+	}
+	if f.Name != "" {
+		c.mu.met[at][f.Name]++
+		c.mu.points++
+	}
+}
+
+// Every call of the workloads fails in every way that fits it.
+func TestEveryCallFails(t *testing.T) {
+	list := kinds.All()
+	total := budget(t)
+	var c cover
+	t.Run("kinds", func(t *testing.T) {
+		for _, k := range list {
+			t.Run(k.Name, func(t *testing.T) {
+				t.Parallel()
+				s, p := k.Prepare(t)
+				spend(t, s, p, total/len(list), &c)
+			})
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	t.Logf("%d points", c.mu.points)
+	for _, at := range slices.Sorted(maps.Keys(c.mu.met)) {
+		t.Logf("%-60s %v", at, c.mu.met[at])
+	}
+	c.asksForAll(t)
+}
+
+// spend fails calls of short sequences until the budget is used, all calls of
+// each sequence, longer sequences of random steps between.
+func spend(t *testing.T, s *crash.Subject, p *crash.Prepared, total int, c *cover) {
+	done := 0
+	for seed := uint64(1); done < total; seed++ {
+		for i, q := range crash.Sequences(seed) {
+			if i%10 == 9 {
+				q = crash.Random(seed<<16+uint64(i), 20)
+			}
+			calls, err := Calls(s, p, q)
+			require.NoError(t, err, "%s", q)
+			for _, call := range calls {
+				for _, f := range Faults() {
+					if !f.Fits(call.Op) {
+						continue
+					}
+					c.note(call, Fault{})
+					hit, err := Inject(s, p, q, call.N, f, 12)
+					require.NoError(t, err, "sequence %q, call %d, %s: %s", q, call.N, site(call), f)
+					if hit.N > 0 {
+						c.note(call, f)
+					}
+					done++
+				}
+			}
+			if done >= total {
+				return
+			}
+		}
+	}
+}
+
+// asksForAll fails for a call that changes something and missed a fault.
+func (c *cover) asksForAll(t *testing.T) {
+	for at, met := range c.mu.met {
+		for _, f := range Faults() {
+			for op := sim.OpWrite; op <= sim.OpSync; op++ {
+				if f.Fits(op) && strings.Contains(at, " "+op.String()) && met[f.Name] == 0 {
+					t.Errorf("%s never met %s", at, f.Name)
+				}
+			}
+		}
+	}
+}
