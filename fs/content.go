@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"sync/atomic"
 	"syscall"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
@@ -41,8 +40,7 @@ type contentHandle struct {
 	node   *content
 	pages  *pages
 	write  bool
-	wrote  atomic.Bool // a change was asked for on this handle
-	opener uint32      // the process that opened it
+	opener uint32 // the process that opened it
 }
 
 // content makes the node of a window of an image, by a stat of its file alone.
@@ -190,7 +188,7 @@ func (c *content) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
 func (m *mount) close(h *contentHandle) error {
 	layers := h.disk.Layers()
 	err := h.disk.Close()
-	m.rest(h.node, h.pages, stampOf(layers), h.wrote.Load())
+	m.rest(h.pages, stampOf(layers))
 	return err
 }
 

@@ -26,7 +26,6 @@ func (c *content) Write(_ context.Context, f gofs.FileHandle, data []byte, off i
 		return 0, syscall.EBADF
 	}
 	c.m.counted.writes.Add(1)
-	h.wrote.Store(true)
 	n := h.inside(off, int64(len(data)))
 	if n > 0 {
 		if _, err := h.disk.WriteAt(data[:n], c.window.off+off); err != nil {
@@ -134,7 +133,6 @@ func (c *content) zero(h *contentHandle, off int64, size uint64, unmap bool) sys
 	if n == 0 {
 		return 0
 	}
-	h.wrote.Store(true)
 	c.m.counted.zeroes.Add(1)
 	if err := h.disk.Zero(c.window.off+off, n, unmap); err != nil {
 		return c.failed("zero", off, err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -186,6 +187,7 @@ func TestSecondWriterIsBusyAtOnce(t *testing.T) {
 type writer struct {
 	cmd    *exec.Cmd
 	out    *bufio.Reader
+	thread int
 	exited chan error
 }
 
@@ -202,7 +204,8 @@ func (m *mounted) startWriter(t *testing.T, name, text string) *writer {
 	w.out = bufio.NewReader(out)
 	line, err := w.out.ReadString('\n')
 	require.NoError(t, err)
-	require.Equal(t, "writing\n", line)
+	w.thread, err = strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(t, err)
 	go func() {
 		rest, _ := io.ReadAll(w.out)
 		w.out = bufio.NewReader(strings.NewReader(string(rest)))
@@ -220,7 +223,7 @@ func (m *mounted) running(t *testing.T) int { return m.count(t, "a.flat", "Start
 func TestOnlyFatalSignalsCancel(t *testing.T) {
 	m := serveFlat(t, terms{}, "a", mib)
 	w := m.startWriter(t, m.path("a.flat", "slow"), "1")
-	require.NoError(t, w.cmd.Process.Signal(syscall.SIGWINCH))
+	require.NoError(t, unix.Tgkill(w.cmd.Process.Pid, w.thread, syscall.SIGWINCH))
 	select {
 	case err := <-w.exited:
 		t.Fatalf("a change of the window's size ended the operation: %v", err)

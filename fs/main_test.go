@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,15 +117,16 @@ func imageDocuments(lib *ops.Library) []Document {
 	return list
 }
 
-// writeRole writes text to a control file, telling before and after; SIGWINCH
-// has a handler, as in an interactive program.
+// writeRole writes text to a control file and tells the thread that does;
+// SIGWINCH has a handler, as in an interactive program.
 func writeRole(name, text string) int {
+	runtime.LockOSThread()
 	signal.Notify(make(chan os.Signal, 9), syscall.SIGWINCH)
 	f, err := os.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return fail(err)
 	}
-	fmt.Println("writing")
+	fmt.Println(unix.Gettid())
 	if _, err := f.WriteString(text); err != nil {
 		fmt.Println(err)
 		return 1

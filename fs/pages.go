@@ -32,15 +32,16 @@ type window struct {
 //   - at a first open, when the file or a parent is not what it was at the last
 //     close: that open answers ESTALE, and the kernel looks the name up again;
 //   - at a last close after which a change could not be seen, because the times
-//     of the file are too fresh to tell;
-//   - when another view of the same pages was written.
+//     of the file are too fresh to tell, or after which bytes may be missing.
+//
+// A write through another view of the same bytes is such a change of the file.
 type pages struct {
 	gen     uint32
 	window  window // as the kernel was told
 	handles []*contentHandle
 	pending int   // opens under way
 	writing int   // of handles and pending, those for writing
-	seen    stamp // of the chain, at the last close
+	seen    stamp // of the chain, at the last close; empty while that is not known
 	lost    error // a write that failed after write(2) had returned
 	fixing  bool  // a truncation of our own raw is under way
 }
@@ -55,6 +56,8 @@ type stamp []ops.FileStat
 func (s stamp) same(o stamp) bool {
 	return slices.EqualFunc(s, o, unchanged)
 }
+
+func (s stamp) startsWith(st ops.FileStat) bool { return len(s) > 0 && unchanged(s[0], st) }
 
 func unchanged(a, b ops.FileStat) bool {
 	return a.ID == b.ID && a.Size == b.Size && a.Mtime.Equal(b.Mtime) && a.Ctime.Equal(b.Ctime)
@@ -115,7 +118,7 @@ func (m *mount) look(st *ops.FileStat, w window) uint32 {
 		d.windows[w.part] = v
 	}
 	if v.idle() {
-		if v.window != w || v.seen != nil && !unchanged(v.seen[0], *st) {
+		if v.window != w || v.seen != nil && !v.seen.startsWith(*st) {
 			m.renewLocked(v)
 		}
 		v.window = w
@@ -217,39 +220,38 @@ func (w window) fits(size int64) bool {
 }
 
 // leave takes a handle off its view. It tells whether the caller is to close it:
-// the end of the mount may have been first.
+// the end of the mount may have been first. After the last one nothing is known
+// of the chain until [mount.rest]: an open that is faster starts without pages.
 func (m *mount) leave(h *contentHandle) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i := slices.Index(h.pages.handles, h)
+	v := h.pages
+	i := slices.Index(v.handles, h)
 	if i < 0 {
 		return false
 	}
-	h.pages.handles = slices.Delete(h.pages.handles, i, i+1)
+	v.handles = slices.Delete(v.handles, i, i+1)
 	if h.write {
-		h.pages.writing--
+		v.writing--
+	}
+	if v.idle() {
+		if v.lost != nil {
+			v.lost = nil
+			m.renewLocked(v)
+		}
+		v.seen = stamp{}
 	}
 	return true
 }
 
-// rest notes what the chain looks like after a handle was closed. wrote: bytes
-// were written through the view; they are in no other view's cache.
-func (m *mount) rest(c *content, v *pages, s stamp, wrote bool) {
+// rest notes what the chain looks like after a handle was closed.
+func (m *mount) rest(v *pages, s stamp) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if wrote {
-		for part, other := range m.mu.disks[c.file].windows {
-			if (part == 0) != (c.window.part == 0) && other.idle() {
-				m.renewLocked(other)
-			}
-		}
-	}
 	if !v.idle() {
 		return
 	}
-	failed := v.lost != nil
-	v.lost = nil
-	if failed || !s.proves(time.Now()) {
+	if !s.proves(time.Now()) {
 		m.renewLocked(v)
 		return
 	}
