@@ -74,12 +74,12 @@ func checkImage(ctx context.Context, lib *Library, l *Link) (Report, error) {
 	for _, w := range l.Warnings {
 		rep.add(Anomaly{Name: "chain.parent.warning", Severity: Warning, Where: "parent", Text: w})
 	}
-	if l.Err != nil {
-		rep.add(Anomaly{Name: linkAnomaly(l.Err), Severity: Broken, Where: "parent", Text: l.Err.Error()})
-	}
 	if l.Found.Err != nil {
 		rep.add(Anomaly{Name: "image.open", Severity: Broken, Where: "image", Text: l.Found.Err.Error()})
 		return rep, nil
+	}
+	if l.Err != nil {
+		rep.add(Anomaly{Name: linkAnomaly(l.Err), Severity: Broken, Where: "parent", Text: l.Err.Error()})
 	}
 	layer, err := lib.OpenLayer(l.Ref)
 	if err != nil {

@@ -81,7 +81,7 @@ func newChainImage(l, next *ops.Link) ChainImage {
 		VirtualDiskId: f.Info.DiskID,
 		Error:         ops.Sentence(f.Err),
 	}
-	if f.Info.Parent == nil && l.Err == nil {
+	if f.Err != nil || f.Info.Parent == nil && l.Err == nil {
 		return im
 	}
 	p := &ParentLink{

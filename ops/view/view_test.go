@@ -207,6 +207,15 @@ func TestChainThatEndsEarly(t *testing.T) {
 	require.Equal(t, uint32(0xC03A000D), p.StatusCode)
 }
 
+// An image that cannot be opened has no link to judge.
+func TestChainOfAnUnreadableImage(t *testing.T) {
+	corrupt := ops.Corruptf(0, "vhdx: header: both copies are damaged")
+	c := NewChain([]ops.Link{{Ref: ref("x.vhdx"), Found: &ops.Found{Err: corrupt}, Err: corrupt}})
+	require.False(t, c.Whole)
+	require.Nil(t, c.Images[0].Parent)
+	require.Contains(t, c.Images[0].Error, "both copies are damaged")
+}
+
 func TestDateTime(t *testing.T) {
 	require.Nil(t, DateTime(time.Time{}))
 	require.Equal(t, "20000101000000.000000+000", *DateTime(time.Unix(946684800, 0)))
