@@ -52,7 +52,7 @@ func TestTrapT4WhereTheNextBlockGoes(t *testing.T) {
 	long.Locators[1].Raw = bytes.Repeat([]byte("p\x00"), 5000)
 	for name, v := range map[string]fixture.VHD{
 		"locators":  {Size: 5 << 20, Type: 4, Parent: long},
-		"batmap":    {Size: 5 << 20, Batmap: true, Creator: "tap\x00"},
+		"batmap":    {Size: 5 << 20, Batmap: true, Creator: "tap\x00", Entries: 640},
 		"unaligned": {Size: 5 << 20, Unaligned: true},
 		"gap":       {Size: 5 << 20, Gap: 4096, Blocks: []int64{1}},
 	} {
