@@ -119,7 +119,7 @@ func (s *search) placeRelative(p recordedPath) (Ref, bool) {
 // placeHost names a clean absolute host path in a folder of the library.
 func (s *search) placeHost(host string) (Ref, bool) {
 	for _, d := range s.roots() {
-		if name, ok := beneath(d.Path("."), host); ok && name != "." && !slices.Contains(strings.Split(name, "/"), StateDir) {
+		if name, ok := beneath(d.Path("."), host); ok && name != "." {
 			return Ref{Dir: d, Name: name}, true
 		}
 	}
@@ -192,7 +192,11 @@ func (s *search) suffix() (*resolved, error) {
 		}
 		for from := range p.parts {
 			for _, d := range s.roots() {
-				if got, err := s.choose(RuleSuffix, refs(d, s.names.find(d, ".", p.parts[from:]))); got != nil || err != nil {
+				got, err := s.choose(RuleSuffix, []Ref{{Dir: d, Name: path.Join(p.parts[from:]...)}})
+				if got == nil && err == nil {
+					got, err = s.choose(RuleSuffix, refs(d, s.names.find(d, ".", p.parts[from:])))
+				}
+				if got != nil || err != nil {
 					return got, err
 				}
 			}
@@ -225,8 +229,8 @@ func refs(d Dir, names []string) []Ref {
 }
 
 // choose looks at candidates that one rule gives and takes the one that is
-// right. The exact spelling wins over others: it stands alone in its rule. Two
-// right files are none: both are named.
+// right. An exact spelling wins over others because it is asked for alone,
+// before them. Two right files are none: both are named.
 func (s *search) choose(rule Rule, list []Ref) (*resolved, error) {
 	var right []*Found
 	for _, ref := range list {
@@ -252,6 +256,10 @@ func (s *search) choose(rule Rule, list []Ref) (*resolved, error) {
 // consider opens a candidate, beneath its folder and through no symbolic link,
 // and answers what it is when it is right.
 func (s *search) consider(rule Rule, ref Ref) *Found {
+	if slices.Contains(strings.Split(ref.Name, "/"), StateDir) {
+		s.pass(ref.Path(), rule, GUID{}, "is in a folder of vhdfs's own")
+		return nil
+	}
 	found, err := s.lib.inspect(ref, Read|NoFollow, false)
 	if err != nil {
 		if !absent(err) {

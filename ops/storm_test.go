@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 
@@ -255,5 +256,48 @@ func TestOpenCloseStorm(t *testing.T) {
 	for _, name := range []string{"1.vhdx", "2.vhdx", "3.vhdx", "4.vhdx", "single.vhdx"} {
 		f := w.lockOutside("/vms/"+name, true)
 		require.NoError(t, f.Close())
+	}
+}
+
+// Whatever call on the host fails, an open that failed holds nothing, and what
+// was written before a flush that succeeded is there.
+func TestEveryCallFails(t *testing.T) {
+	for k := 1; ; k++ {
+		w := newWorld(t)
+		leaf := w.line(3)
+		n := 0
+		w.host.SetFault(func(c sim.Call) error {
+			if c.Op == sim.OpClose {
+				return nil // a file is closed whatever close answers
+			}
+			if n++; n == k {
+				return syscall.EMFILE
+			}
+			return nil
+		})
+		flushed := false
+		h, err := w.lib.Open(w.lib.Top(leaf), ops.Write)
+		if err == nil {
+			_, err = h.WriteAt([]byte("hello"), 100)
+			if ferr := h.Flush(); err == nil && ferr == nil {
+				flushed = true
+			}
+			err = errors.Join(err, h.Close())
+		}
+		w.host.SetFault(nil)
+		for i := range 3 {
+			require.NoError(t, w.lockOutside("/vms/"+strconv.Itoa(i+1)+".vhdx", true).Close(), "call %d", k)
+		}
+		b, rerr := w.read(leaf)
+		require.NoError(t, rerr, "call %d", k)
+		if flushed {
+			require.Equal(t, "hello", string(b[100:105]), "call %d", k)
+		}
+		require.Equal(t, byte(2), b[2*512], "call %d", k)
+		require.NotErrorIs(t, err, ops.ErrParentMissing, "call %d", k)
+		if n < k {
+			require.NoError(t, err)
+			return
+		}
 	}
 }
