@@ -66,7 +66,7 @@ func runKind(sub *crash.Subject, p *crash.Prepared, total int) (crash.Result, er
 			}
 		}
 		for i, q := range list {
-			n, err := sub.Cut(p, q, crash.Options{Seed: seed<<16 + uint64(i), Limit: min(total-done.States, 1+total/20), Deep: 20})
+			n, err := sub.Cut(p, q, crash.Options{Seed: seed<<16 + uint64(i), Limit: min(total-done.States, 1+total/20), Deep: 50})
 			done.Add(n)
 			if err != nil || done.States >= total {
 				return done, err

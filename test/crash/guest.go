@@ -105,5 +105,14 @@ func (g *Guest) Reopen() error {
 	return errors.Join(closed, err)
 }
 
+// Kill ends the program that serves the disk and starts it again: what it had in
+// memory is gone, what it had written is in the host's cache and may be read, but
+// is no more durable than before.
+func (g *Guest) Kill() error {
+	g.Host.Ack("kill", doubted{})
+	g.doubt = false
+	return g.open()
+}
+
 // Closed tells whether the guest has no disk, because opening it again failed.
 func (g *Guest) Closed() bool { return g.closed }

@@ -7,6 +7,13 @@ import (
 	"vhdfs/test/sim"
 )
 
+// Hold says that whole sectors hold data from the start.
+func (h *History) Hold(off int64, data []byte) {
+	for at := int64(0); at < int64(len(data)); at += sector {
+		h.sectors[(off+at)/sector] = []value{{data: data[at : at+sector]}}
+	}
+}
+
 // value is what a sector may hold: nil data are zeros.
 type value struct {
 	absent bool // the parent's
@@ -18,7 +25,7 @@ var zeros [sector]byte
 
 func (v value) is(b []byte) bool {
 	if v.data == nil {
-		return bytes.Equal(b, zeros[:len(b)])
+		return isZero(b)
 	}
 	return bytes.Equal(b, v.data)
 }

@@ -10,7 +10,7 @@ import (
 // Limits of recoveries that are cut themselves.
 const (
 	maxDepth   = 3
-	deepStates = 40 // of one recovery
+	deepStates = 20 // of one recovery
 )
 
 // Options say how far a run goes.
@@ -91,7 +91,7 @@ func (s *Subject) verifyState(state *State, history *History, o Options, depth i
 	if !deep {
 		return Result{}, nil
 	}
-	again := Options{Seed: o.Seed + uint64(state.At), Limit: deepStates, Deep: 8}
+	again := Options{Seed: o.Seed + uint64(state.At), Limit: deepStates, Deep: deepStates / 2}
 	return s.run(&Recording{Base: base, Events: h.Events()}, view.exactly(s.Differencing), again, depth+1)
 }
 

@@ -1,11 +1,13 @@
 package crash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -33,36 +35,41 @@ func (s *Subject) Open(h *sim.Host, a ops.Access) (ops.Layer, error) {
 	})
 }
 
-// View is every sector that is not blank, as it was read.
-type View map[int64]value
+// View is a whole disk as it was read.
+type View struct {
+	data   map[int64][]byte // sectors that are not zeros
+	stored [][2]int64       // of a differencing disk: runs of sectors that are not absent, in order
+}
 
-var buffers = sync.Pool{New: func() any { return make([]byte, 256<<10) }}
+var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // Read reads the whole disk: extents say what there is, runs what it holds.
-func (s *Subject) Read(l ops.Layer) (View, error) {
-	v := View{}
-	buf := buffers.Get().([]byte)
+func (s *Subject) Read(l ops.Layer) (*View, error) {
+	v := &View{data: map[int64][]byte{}}
+	buf := buffers.Get().(*[256 << 10]byte)
 	defer buffers.Put(buf)
 	for off := int64(0); off < l.Size(); {
 		e, err := l.Extent(off, l.Size()-off)
 		if err != nil {
 			return nil, err
 		}
-		if e.Kind == ops.Data || e.Kind == ops.Zero && s.Differencing {
-			err = s.readRuns(l, off, e.Len, buf, v)
-		}
-		if err != nil {
-			return nil, err
-		}
 		if e.Len <= 0 {
 			return nil, fmt.Errorf("extent at %d is empty", off)
+		}
+		if e.Kind == ops.Data {
+			if err := readRuns(l, off, e.Len, buf[:], v); err != nil {
+				return nil, err
+			}
+		}
+		if s.Differencing && e.Kind != ops.Absent {
+			v.stored = append(v.stored, [2]int64{off / sector, (off + e.Len) / sector})
 		}
 		off += e.Len
 	}
 	return v, nil
 }
 
-func (s *Subject) readRuns(l ops.Layer, off, n int64, buf []byte, v View) error {
+func readRuns(l ops.Layer, off, n int64, buf []byte, v *View) error {
 	for end := off + n; off < end; {
 		k, kind, err := l.ReadRun(buf[:min(int64(len(buf)), end-off)], off)
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -73,10 +80,8 @@ func (s *Subject) readRuns(l ops.Layer, off, n int64, buf []byte, v View) error 
 		}
 		for at := 0; at < k; at += sector {
 			b := buf[at:min(at+sector, k)]
-			if s.Differencing {
-				v[(off+int64(at))/sector] = value{data: append([]byte(nil), b...)}
-			} else if !(value{}).is(b) {
-				v[(off+int64(at))/sector] = value{data: append([]byte(nil), b...)}
+			if !isZero(b) {
+				v.data[(off+int64(at))/sector] = append([]byte(nil), b...)
 			}
 		}
 		off += int64(k)
@@ -84,47 +89,80 @@ func (s *Subject) readRuns(l ops.Layer, off, n int64, buf []byte, v View) error 
 	return nil
 }
 
+func isZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
+
+// absent tells whether a differencing disk leaves a sector to its parent.
+func (v *View) absent(i int64) bool {
+	_, found := slices.BinarySearchFunc(v.stored, i, func(r [2]int64, i int64) int {
+		switch {
+		case r[1] <= i:
+			return -1
+		case r[0] > i:
+			return 1
+		}
+		return 0
+	})
+	return !found
+}
+
 // Within asks that every sector is as the history allows.
-func (v View) Within(h *History) error {
-	for i, got := range v {
-		if err := h.allows(i, false, got.data); err != nil {
+func (v *View) Within(h *History) error {
+	for i, b := range v.data {
+		if err := h.allows(i, false, b); err != nil {
 			return err
 		}
 	}
 	for i := range h.sectors {
-		if _, ok := v[i]; !ok {
-			if err := h.allows(i, h.blank.absent, zeros[:]); err != nil {
+		if v.data[i] == nil {
+			if err := h.allows(i, h.blank.absent && v.absent(i), zeros[:]); err != nil {
 				return err
+			}
+		}
+	}
+	for _, r := range v.stored {
+		for i := r[0]; i < r[1]; i++ {
+			if _, known := h.sectors[i]; !known {
+				return h.allows(i, false, zeros[:])
 			}
 		}
 	}
 	return nil
 }
 
-// same asks that two views are equal.
-func (v View) same(w View) error {
-	for i, got := range v {
-		want, ok := w[i]
-		if !ok && got.is(zeros[:]) && !got.absent {
-			continue // stored zeros may become a hole
-		}
-		if !ok || !want.is(got.data) {
-			return fmt.Errorf("sector %d changed: %x…, was %x…", i, got.data[:16], want.data[:min(16, len(want.data))])
+// same asks that two views of a disk are equal.
+func (v *View) same(w *View) error {
+	for i, b := range v.data {
+		if !bytes.Equal(b, w.data[i]) {
+			return fmt.Errorf("sector %d changed: %x…, was %.16x…", i, b[:16], w.data[i])
 		}
 	}
-	for i, want := range w {
-		if _, ok := v[i]; !ok && !want.is(zeros[:]) {
-			return fmt.Errorf("sector %d is gone, was %x…", i, want.data[:16])
+	for i, b := range w.data {
+		if v.data[i] == nil {
+			return fmt.Errorf("sector %d is gone, was %x…", i, b[:16])
+		}
+	}
+	for _, pair := range [][2]*View{{v, w}, {w, v}} {
+		for _, r := range pair[0].stored {
+			for i := r[0]; i < r[1]; i++ {
+				if pair[1].absent(i) {
+					return fmt.Errorf("sector %d: stored or absent, which has changed", i)
+				}
+			}
 		}
 	}
 	return nil
 }
 
 // exactly is the history that allows this view alone.
-func (v View) exactly(differencing bool) *History {
+func (v *View) exactly(differencing bool) *History {
 	h := NewHistory(differencing)
-	for i, got := range v {
-		h.sectors[i] = []value{got}
+	for _, r := range v.stored {
+		for i := r[0]; i < r[1]; i++ {
+			h.sectors[i] = []value{{}}
+		}
+	}
+	for i, b := range v.data {
+		h.sectors[i] = []value{{data: b}}
 	}
 	return h
 }
@@ -133,7 +171,7 @@ func (v View) exactly(differencing bool) *History {
 // read as the history allows without a byte written; then for writing, where a
 // first write repairs it and must change nothing else; then once more. Its check
 // must find nothing broken (C1-C4). It gives back what it read.
-func (s *Subject) Verify(h *sim.Host, allowed *History) (view View, err error) {
+func (s *Subject) Verify(h *sim.Host, allowed *History) (view *View, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -165,7 +203,7 @@ func (s *Subject) Verify(h *sim.Host, allowed *History) (view View, err error) {
 }
 
 // look opens read-only, reads everything, and checks.
-func (s *Subject) look(h *sim.Host, check bool) (View, error) {
+func (s *Subject) look(h *sim.Host, check bool) (*View, error) {
 	l, err := s.Open(h, ops.Read)
 	if err != nil {
 		return nil, err
@@ -189,7 +227,7 @@ func (s *Subject) check(c ops.Checker) error {
 
 // Repair opens for writing and writes one sector with what it holds already,
 // which replays a log and mends what the first write mends.
-func (s *Subject) Repair(h *sim.Host, view View) error {
+func (s *Subject) Repair(h *sim.Host, view *View) error {
 	l, err := s.Open(h, ops.Write)
 	if err != nil {
 		return err
@@ -214,9 +252,9 @@ func (s *Subject) Repair(h *sim.Host, view View) error {
 
 // rewritable is a whole logical sector that holds something, and its bytes; nil
 // when there is none.
-func rewritable(view View, unit int64) (off int64, data []byte) {
+func rewritable(view *View, unit int64) (off int64, data []byte) {
 	lowest := int64(-1)
-	for i := range view {
+	for i := range view.data {
 		if lowest < 0 || i < lowest {
 			lowest = i
 		}
@@ -227,11 +265,7 @@ func rewritable(view View, unit int64) (off int64, data []byte) {
 	off = lowest * sector / unit * unit
 	data = make([]byte, unit)
 	for at := int64(0); at < unit; at += sector {
-		v, ok := view[(off+at)/sector]
-		if !ok && at == 0 {
-			continue
-		}
-		copy(data[at:], v.data)
+		copy(data[at:], view.data[(off+at)/sector])
 	}
 	return off, data
 }

@@ -27,6 +27,7 @@ var Steps = []Step{
 	{"trim two blocks", func(g *Guest) error { return g.Zero(g.Block, 2*g.Block, true) }},
 	{"flush", (*Guest).Flush},
 	{"reopen", (*Guest).Reopen},
+	{"kill", (*Guest).Kill},
 }
 
 // Sequence is a workload of steps.
@@ -72,10 +73,10 @@ func Random(seed uint64, n int) Sequence {
 			q = append(q, Step{"random zero", func(g *Guest) error { off, n := g.place(at, units); return g.Zero(off, n, unmap) }})
 		case k < 17:
 			q = append(q, Steps[4+rng.IntN(4)])
-		case k < 19:
+		case k < 18:
 			q = append(q, Step{"flush", (*Guest).Flush})
 		default:
-			q = append(q, Step{"reopen", (*Guest).Reopen})
+			q = append(q, Steps[9+rng.IntN(2)])
 		}
 	}
 	return q
