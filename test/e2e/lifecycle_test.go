@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,8 +24,15 @@ func TestDaemonReturnsWhenTheMountIsReady(t *testing.T) {
 	require.NoError(t, err, out)
 	t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }) // a failed umount below
 	require.FileExists(t, filepath.Join(mnt, "child.avhdx", "raw"))
+	b, err := os.ReadFile(filepath.Join(mnt, ".vhdfs", "daemon.json"))
+	require.NoError(t, err)
+	var daemon struct{ PID int }
+	require.NoError(t, json.Unmarshal(b, &daemon))
 	out, err = Command(t, dir, "umount", mnt)
 	require.NoError(t, err, out)
+	// A daemon whose starter has ended may stay as a zombie where nobody waits for it.
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", daemon.PID))
+	require.True(t, err != nil || bytes.Contains(status, []byte("State:\tZ")), "umount waits for the daemon's end")
 	require.NoFileExists(t, filepath.Join(mnt, "child.avhdx", "raw"))
 }
 

@@ -232,6 +232,8 @@ func TestABrokenImageKeepsItsDirectory(t *testing.T) {
 	require.Equal(t, "ENOLINK\n", m.Shell(t, `jq -r .Errno child.avhdx/state.json`))
 	require.Equal(t, "EUCLEAN\n", m.Shell(t, `jq -r .Errno junk.vhdx/state.json`))
 	require.Equal(t, "false\n", m.Shell(t, `jq -r .Whole child.avhdx/chain.json`))
+	require.FileExists(t, m.Path("child.avhdx", "settings.json"))
+	require.NoFileExists(t, m.Path("junk.vhdx", "settings.json"))
 	m.Shell(t, `ls -l child.avhdx junk.vhdx > /dev/null`)
 }
 
