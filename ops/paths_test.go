@@ -130,3 +130,28 @@ func TestFoldKeyIsEqualFold(t *testing.T) {
 		require.Equal(t, tt.same, foldKey(tt.a) == foldKey(tt.b), tt.a)
 	}
 }
+
+// Whatever an image records, what comes out names something below a folder: the
+// components alone decide where it leads.
+func FuzzParseRecorded(f *testing.F) {
+	for _, s := range []string{`..\d\p.vhdx`, `\\?\UNC\s\d\p`, `file:///C:/a%20b/..%2e`, `C:p`, "a\x00", `.. . \p`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, stored string) {
+		r, err := parseRecorded(stored)
+		if err != nil {
+			require.ErrorIs(t, err, ErrUsage)
+			return
+		}
+		require.NotEmpty(t, r.parts)
+		require.LessOrEqual(t, len(r.parts)+r.up, maxRecordedParts)
+		require.False(t, r.abs && r.up > 0)
+		for _, p := range r.parts {
+			require.NotContains(t, []string{"", ".", ".."}, p)
+			require.NotContains(t, p, "/")
+			require.NotContains(t, p, `\`)
+			require.NotContains(t, p, "\x00")
+			require.False(t, strings.HasSuffix(p, ".") || strings.HasSuffix(p, " "))
+		}
+	})
+}
