@@ -25,6 +25,10 @@ const (
 	// maxBackground is how many asynchronous requests the kernel keeps in flight.
 	// It is per mount: a dozen hung ones must not stop every image.
 	maxBackground = 1024
+	// maxInflight bounds the memory of requests that are being served, in bytes:
+	// each has a buffer of the greatest size. Without it a kernel that writes back
+	// faster than an image takes it fills the daemon with a gigabyte.
+	maxInflight = 64 << 20
 )
 
 // mount is one mounted library.
@@ -148,6 +152,7 @@ func (m *mount) mountOptions() fuse.MountOptions {
 		DirectMountStrict:        os.Geteuid() == 0,
 		MaxWrite:                 maxRequest,
 		MaxBackground:            maxBackground,
+		MaxInflightRequestBytes:  maxInflight,
 		DisableXAttrs:            true,
 		DisableReadDirPlus:       true,
 		ExplicitDataCacheControl: true,

@@ -256,3 +256,32 @@ func TestReadsAskNothingElse(t *testing.T) {
 	_, err := unix.Getxattr(m.path("a.flat", "raw"), "user.x", nil)
 	require.ErrorIs(t, err, unix.EOPNOTSUPP)
 }
+
+// cache=none keeps no page: each read(2) is a READ.
+func TestNoneKeepsNoPages(t *testing.T) {
+	m := serveFlat(t, terms{Cache: CacheNone}, "a", mib)
+	f := m.open(t, "a.flat/raw", os.O_RDONLY)
+	for range 3 {
+		before := m.metric(t, "vhdfs_raw_reads_total")
+		_, err := f.ReadAt(make([]byte, 4096), 0)
+		require.NoError(t, err)
+		require.Equal(t, before+1, m.metric(t, "vhdfs_raw_reads_total"))
+	}
+}
+
+// Reading and writing small pieces of an open file asks for nothing but the
+// bytes: attributes or extended attributes at each would halve the speed.
+func TestSmallWritesAreCached(t *testing.T) {
+	m := serveFlat(t, terms{}, "a", mib)
+	f := m.open(t, "a.flat/raw", os.O_RDWR)
+	_, err := f.ReadAt(make([]byte, 64<<10), 0)
+	require.NoError(t, err)
+	reads, writes := m.metric(t, "vhdfs_raw_reads_total"), m.metric(t, "vhdfs_raw_writes_total")
+	for i := range int64(1000) {
+		_, err := f.WriteAt([]byte("x"), i*16)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Sync())
+	require.Equal(t, reads, m.metric(t, "vhdfs_raw_reads_total"))
+	require.LessOrEqual(t, m.metric(t, "vhdfs_raw_writes_total"), writes+16)
+}
