@@ -179,12 +179,12 @@ func (w *writer) allocateLocked(b, in, n int64, p []byte) error {
 		s.stale = max(s.stale, end)
 		return err
 	}
-	w.mu.bat[b] = uint32(at / sectorSize)
+	w.mu.wait.bat[b] = uint32(at / sectorSize)
 	if bits != nil {
-		w.mu.bits[b] = bits
+		w.mu.wait.bits[b] = bits
 	}
 	s.next, s.free = end, s.free-1
-	return w.boundLocked()
+	return nil
 }
 
 // fillLocked writes the block at at. It returns the bits that have to wait: all

@@ -14,9 +14,29 @@ const (
 	tablePage = 4096
 )
 
+// pending is what waits in memory for a flush. Both maps are nil in a disk that
+// is not written.
+type pending struct {
+	bat  map[int64]uint32 // table entries by block
+	bits map[int64][]byte // bitmaps with bits that are not in the file, by block
+}
+
+func newPending() pending {
+	return pending{bat: map[int64]uint32{}, bits: map[int64][]byte{}}
+}
+
+// pendingEntryLocked is a table entry that is not in the file yet.
+func (d *Disk) pendingEntryLocked(b int64) (uint32, bool) {
+	s, ok := d.mu.wait.bat[b]
+	if !ok {
+		s, ok = d.mu.leave.bat[b]
+	}
+	return s, ok
+}
+
 // entryLocked is BAT entry b: the sector of the block's bitmap, or unused.
 func (d *Disk) entryLocked(b int64) (uint32, error) {
-	if s, ok := d.mu.bat[b]; ok {
+	if s, ok := d.pendingEntryLocked(b); ok {
 		return s, nil
 	}
 	page, err := d.tablePageLocked(b * 4 / tablePage)
@@ -41,7 +61,7 @@ func (d *Disk) unusedRunLocked(b, end int64) (int64, error) {
 		}
 		for last := min(end, (b/perPage+1)*perPage); b < last; b++ {
 			s := binary.BigEndian.Uint32(page[b%perPage*4:])
-			if len(d.mu.bat) > 0 && s == unused {
+			if s == unused && len(d.mu.wait.bat)+len(d.mu.leave.bat) > 0 {
 				s, err = d.entryLocked(b)
 			}
 			if err != nil || s != unused {

@@ -15,7 +15,7 @@ const batmapCookie = "tdbatmap"
 // there is none.
 func readBatmap(file ops.File, f *footer, h *header, end int64) (span, error) {
 	at := roundUp(int64(h.tableOffset)+h.tableBytes(), sectorSize)
-	if f.creator != creatorTap || at+sectorSize > end {
+	if f.creator != creatorTap || at > end-sectorSize {
 		return span{}, nil
 	}
 	b := make([]byte, sectorSize)
@@ -30,7 +30,7 @@ func readBatmap(file ops.File, f *footer, h *header, end int64) (span, error) {
 	}
 	off := binary.BigEndian.Uint64(b[8:])
 	size := int64(binary.BigEndian.Uint32(b[16:])) * sectorSize
-	if off < uint64(at+sectorSize) || off > uint64(end) || int64(off)+size > end {
+	if off < uint64(at+sectorSize) || off > uint64(end) || int64(off) > end-size {
 		return span{}, ops.Corruptf(ops.StatusSparseCorrupt, "vhd: batmap at %#x: %d bytes at %#x end past %#x", at, size, off, end)
 	}
 	return span{at, int64(off) + size - at, "batmap"}, nil

@@ -44,7 +44,10 @@ func setBits(m []byte, lo, hi int64) {
 // bitmapLocked is the sector bitmap of block b, whose BAT entry leads to at. It
 // is shared: not to be changed.
 func (d *Disk) bitmapLocked(b, at int64) ([]byte, error) {
-	if m, ok := d.mu.bits[b]; ok {
+	if m, ok := d.mu.wait.bits[b]; ok {
+		return m, nil
+	}
+	if m, ok := d.mu.leave.bits[b]; ok {
 		return m, nil
 	}
 	return d.maps.Get(b, func(p []byte) error {

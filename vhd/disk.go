@@ -34,9 +34,9 @@ type Disk struct {
 	// lookup and the read that follows it.
 	mu struct {
 		sync.RWMutex
-		info ops.Info
-		bat  map[int64]uint32 // entries not in the file yet
-		bits map[int64][]byte // bitmaps with bits not in the file yet
+		info  ops.Info
+		wait  pending // what the next flush writes
+		leave pending // what the flush under way writes
 	}
 	lay *layout // guarded by mu
 }

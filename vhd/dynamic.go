@@ -76,7 +76,7 @@ func (h *header) validate(f *footer, at, end int64) error {
 	if h.tableOffset%sectorSize != 0 || h.tableOffset < footerSize {
 		return ops.Corruptf(ops.StatusSparseCorrupt, "vhd: dynamic header: table offset %#x is not a sector behind the footer copy", h.tableOffset)
 	}
-	if h.tableOffset > uint64(end) || int64(h.tableOffset)+h.tableBytes() > end {
+	if h.tableOffset > uint64(end) || int64(h.tableOffset) > end-h.tableBytes() {
 		return ops.Corruptf(ops.StatusBATCorrupt, "vhd: dynamic header: table of %d entries at %#x ends past %#x", h.entries, h.tableOffset, end)
 	}
 	if int64(h.tableOffset) < at+headerSize && at < int64(h.tableOffset)+h.tableBytes() {
@@ -120,7 +120,7 @@ func (h *header) bitmapBytes() int64 {
 
 // readHeader reads and checks the dynamic header that f leads to.
 func readHeader(file ops.File, f *footer, end int64) (header, error) {
-	if f.dataOffset%sectorSize != 0 || f.dataOffset < footerSize || f.dataOffset > uint64(end) || int64(f.dataOffset)+headerSize > end {
+	if f.dataOffset%sectorSize != 0 || f.dataOffset < footerSize || f.dataOffset > uint64(end) || int64(f.dataOffset) > end-headerSize {
 		return header{}, ops.Corruptf(ops.StatusFooterCorrupt, "vhd: footer: dynamic header at %#x is not between the footers (end %#x)", f.dataOffset, end)
 	}
 	b := make([]byte, headerSize)

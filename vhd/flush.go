@@ -16,54 +16,78 @@ const (
 	maxPendingBits    = 4 << 20 // bytes
 )
 
-// Flush makes everything durable; see [ops.Writer].
+// Flush makes everything durable; see [ops.Writer]. It is two epochs: data,
+// bitmaps of new blocks and zeros over old footers; then the entries and bits
+// that make them visible. A crash between leaves every sector as it was before
+// it was written, or new where its block and bit were there already.
+//
+// Reads and writes go on during the syncs: what they add waits for the next
+// flush.
 func (w *writer) Flush() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.flushLocked()
-}
-
-// flushLocked is two epochs: data, bitmaps of new blocks and zeros over old
-// footers; then what makes them visible. A crash between leaves every sector as
-// it was before it was written, or, where its block and bit were there already,
-// new.
-func (w *writer) flushLocked() error {
-	if w.session.poisoned {
-		return errPoisoned
-	}
-	if !w.changed.Load() {
-		return nil
-	}
-	if err := w.syncLocked("vhd.data"); err != nil {
+	w.flushes.Lock()
+	defer w.flushes.Unlock()
+	if due, err := w.startFlush(); err != nil || !due {
 		return err
 	}
-	if len(w.mu.bat) > 0 || len(w.mu.bits) > 0 {
-		if err := errors.Join(w.storeEntriesLocked(), w.storeBitsLocked()); err != nil {
-			w.session.poisoned = true
-			return err
-		}
-		if err := w.syncLocked("vhd.table"); err != nil {
-			return err
-		}
-		w.mu.bat, w.mu.bits = map[int64]uint32{}, map[int64][]byte{}
+	if err := w.file.Sync("vhd.data"); err != nil {
+		return w.poison(err)
 	}
-	w.changed.Store(false)
+	stored, err := w.store()
+	if err != nil {
+		return w.poison(err)
+	}
+	if stored {
+		if err := w.file.Sync("vhd.table"); err != nil {
+			return w.poison(err)
+		}
+	}
 	return nil
 }
 
-// boundLocked flushes when too much waits in memory.
-func (w *writer) boundLocked() error {
-	if len(w.mu.bat) < maxPendingEntries && int64(len(w.mu.bits))*w.mapBytes < maxPendingBits {
-		return nil
+// startFlush takes what waits now; false when nothing was written.
+func (w *writer) startFlush() (due bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.session.poisoned {
+		return false, errPoisoned
 	}
-	return w.flushLocked()
+	if !w.changed.Swap(false) {
+		return false, nil
+	}
+	w.mu.leave, w.mu.wait = w.mu.wait, newPending()
+	return true, nil
+}
+
+// store writes the entries and bits whose data are durable.
+func (w *writer) store() (stored bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	stored = len(w.mu.leave.bat)+len(w.mu.leave.bits) > 0
+	if err := errors.Join(w.storeEntriesLocked(), w.storeBitsLocked()); err != nil {
+		return stored, err
+	}
+	w.mu.leave = pending{}
+	return stored, nil
+}
+
+func (w *writer) poison(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.session.poisoned = true
+	return err
+}
+
+// fullLocked tells whether so much waits that a flush is due without anybody
+// asking.
+func (w *writer) fullLocked() bool {
+	return len(w.mu.wait.bat) >= maxPendingEntries || int64(len(w.mu.wait.bits))*w.mapBytes >= maxPendingBits
 }
 
 // storeEntriesLocked writes the waiting table entries, page by page, from the
 // first to the last that changed.
 func (w *writer) storeEntriesLocked() error {
 	const perPage = tablePage / 4
-	list := slices.Sorted(maps.Keys(w.mu.bat))
+	list := slices.Sorted(maps.Keys(w.mu.leave.bat))
 	for len(list) > 0 {
 		i := list[0] / perPage
 		old, err := w.tablePageLocked(i)
@@ -74,7 +98,7 @@ func (w *writer) storeEntriesLocked() error {
 		first, last := list[0]%perPage, int64(0)
 		for len(list) > 0 && list[0]/perPage == i {
 			last = list[0] % perPage
-			binary.BigEndian.PutUint32(page[4*last:], w.mu.bat[list[0]])
+			binary.BigEndian.PutUint32(page[4*last:], w.mu.leave.bat[list[0]])
 			list = list[1:]
 		}
 		pos := int64(w.head.tableOffset) + i*tablePage + 4*first
@@ -88,12 +112,12 @@ func (w *writer) storeEntriesLocked() error {
 
 // storeBitsLocked writes the waiting bitmaps.
 func (w *writer) storeBitsLocked() error {
-	for _, b := range slices.Sorted(maps.Keys(w.mu.bits)) {
+	for _, b := range slices.Sorted(maps.Keys(w.mu.leave.bits)) {
 		at, _, err := w.blockLocked(b)
 		if err != nil {
 			return err
 		}
-		m := w.mu.bits[b]
+		m := w.mu.leave.bits[b]
 		if _, err := w.file.WriteAt(m, at); err != nil {
 			return err
 		}
@@ -111,15 +135,15 @@ func (w *writer) Close() error {
 // end moves the footer back behind the last block: the footer there, a sync, and
 // only then the cut. Before the cut the footer at the end of the file serves.
 func (w *writer) end() error {
+	if err := w.Flush(); err != nil {
+		if errors.Is(err, ops.ErrPoisoned) {
+			return nil // whoever wrote was told
+		}
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := &w.session
-	if !s.begun || s.poisoned {
-		return nil
-	}
-	if err := w.flushLocked(); err != nil {
-		return err
-	}
 	to := w.footerAt(max(s.next, s.floor-footerSize))
 	if !s.scanned || to >= s.tail {
 		return nil

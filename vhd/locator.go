@@ -76,7 +76,7 @@ func (l locator) validate(lay *layout) error {
 	if l.length == 0 || l.length > maxLocatorData {
 		return ops.Corruptf(ops.StatusSparseCorrupt, "vhd: parent locator %s: %d bytes, want 1 to %d", l.name(), l.length, maxLocatorData)
 	}
-	if l.offset > uint64(lay.end) || int64(l.offset)+int64(l.length) > lay.end {
+	if l.offset > uint64(lay.end) || int64(l.offset) > lay.end-int64(l.length) {
 		return ops.Corruptf(ops.StatusSparseCorrupt, "vhd: parent locator %s: %d bytes at %#x end past %#x", l.name(), l.length, l.offset, lay.end)
 	}
 	if s, ok := lay.overlaps(int64(l.offset), int64(l.length)); ok {

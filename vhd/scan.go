@@ -69,7 +69,7 @@ func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, bad func(int64, e
 			}
 		}
 		s := binary.BigEndian.Uint32(page[b*4%tablePage:])
-		if p, ok := d.mu.bat[b]; ok {
+		if p, ok := d.pendingEntryLocked(b); ok {
 			s = p
 		}
 		if s == unused {

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"vhdfs/ops"
@@ -25,6 +26,7 @@ type writer struct {
 	found   slots       // the footers as they were when the file was opened
 	changed atomic.Bool // something was written since the last flush
 	session session     // guarded by Disk.mu
+	flushes sync.Mutex  // one flush at a time; taken before Disk.mu, held over its syncs
 }
 
 // session is what the first write of a disk begins.
@@ -45,7 +47,7 @@ type session struct {
 
 func newWriter(d *Disk, c *choice, found slots) *writer {
 	w := &writer{Disk: d, found: found}
-	d.mu.bat, d.mu.bits = map[int64]uint32{}, map[int64][]byte{}
+	d.mu.wait = newPending()
 	w.session.tail = c.tail
 	w.session.mendHead = c.mend && c.tail >= 0
 	w.session.ahead = 1
@@ -91,8 +93,13 @@ func (w *writer) writeBlock(b, in int64, p []byte) error {
 		return err
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.writeLocked(b, in, int64(len(p)), p)
+	err := w.writeLocked(b, in, int64(len(p)), p)
+	full := w.fullLocked()
+	w.mu.Unlock()
+	if err == nil && full {
+		err = w.Flush()
+	}
+	return err
 }
 
 // overwrite stores p if every sector of it is the block's own already.
@@ -172,12 +179,12 @@ func (w *writer) announceLocked(b, at, in, n int64) error {
 	if run, set := bitRun(m, first, last); set && first+run == last {
 		return nil
 	}
-	if _, pending := w.mu.bits[b]; !pending {
+	if _, waits := w.mu.wait.bits[b]; !waits {
 		m = append([]byte(nil), m...)
-		w.mu.bits[b] = m
+		w.mu.wait.bits[b] = m
 	}
 	setBits(m, first, last)
-	return w.boundLocked()
+	return nil
 }
 
 // Zero makes whole sectors zeros; see [ops.Writer]. A block cannot be taken out
@@ -188,7 +195,10 @@ func (w *writer) Zero(off, n int64, unmap bool) error {
 		return err
 	}
 	for end := off + n; off < end; {
-		k, err := w.zeroRun(off, end-off, unmap)
+		k, full, err := w.zeroRun(off, end-off, unmap)
+		if err == nil && full {
+			err = w.Flush()
+		}
 		if err != nil {
 			return err
 		}
@@ -198,10 +208,15 @@ func (w *writer) Zero(off, n int64, unmap bool) error {
 }
 
 // zeroRun zeroes at most the rest of the block at off, or skips what is zero
-// already, and says how far it came.
-func (w *writer) zeroRun(off, n int64, unmap bool) (int64, error) {
+// already, and says how far it came and whether a flush is due.
+func (w *writer) zeroRun(off, n int64, unmap bool) (done int64, full bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	done, err = w.zeroRunLocked(off, n, unmap)
+	return done, w.fullLocked(), err
+}
+
+func (w *writer) zeroRunLocked(off, n int64, unmap bool) (int64, error) {
 	if w.session.poisoned {
 		return 0, errPoisoned
 	}
