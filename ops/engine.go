@@ -29,6 +29,7 @@ type Engine struct {
 		named      int    // handles by a name of the file itself
 		writers    int    // handles for writing, or about to be
 		admitted   int    // of these that were found to be allowed
+		upgraded   bool   // there was a writer: the file may lag behind
 		setWriters int    // of these through a set
 		children   int    // chains that read through it
 		chain      *Chain // of the handles, nil before the first
@@ -291,11 +292,12 @@ func (l *Library) freedLocked() {
 	l.mu.freed = make(chan struct{})
 }
 
-// writing is the engine of a file that is open for writing here, nil without.
+// writing is the engine of a file that is open for writing here, or was while
+// readers remain; nil without.
 func (l *Library) writing(id FileID) *Engine {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e := l.mu.engines[id]; e != nil && e.use.writers > 0 {
+	if e := l.mu.engines[id]; e != nil && e.use.refs > 0 && (e.use.writers > 0 || e.use.upgraded) {
 		return e
 	}
 	return nil

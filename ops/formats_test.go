@@ -128,7 +128,7 @@ func TestRealWrites(t *testing.T) {
 		ext    string
 		depth  int
 		sector int64
-	}{{"vhd", 1, 512}, {"vhd", 3, 512}} {
+	}{{"vhdx", 1, 512}, {"vhdx", 1, 4096}, {"vhdx", 3, 512}, {"vhdx", 3, 4096}, {"vhd", 1, 512}, {"vhd", 3, 512}} {
 		t.Run(tt.ext+" "+strconv.Itoa(tt.depth)+" "+strconv.FormatInt(tt.sector, 10), func(t *testing.T) {
 			w := realWorld(t)
 			model := fixtureChain(w, tt.ext, tt.depth, tt.sector)
@@ -228,4 +228,53 @@ func BenchmarkFolder(b *testing.B) {
 			require.NoError(b, err)
 		}
 	})
+}
+
+// Ids and bytes stay put until something is written, and then only in the image
+// that is written.
+func TestRealImagesStayPut(t *testing.T) {
+	for _, ext := range []string{"vhd", "vhdx"} {
+		t.Run(ext, func(t *testing.T) {
+			w := realWorld(t)
+			fixtureChain(w, ext, 2, 512)
+			look := func() (files [2][]byte, ids [2]ops.GUID) {
+				for i := range 2 {
+					name := strconv.Itoa(i+1) + "." + ext
+					b, err := w.host.ReadFile("/vms/" + name)
+					require.NoError(t, err)
+					found, err := w.lib.Inspect(w.lib.Top(name))
+					require.NoError(t, err)
+					require.NoError(t, found.Err)
+					files[i], ids[i] = b, found.Info.LinkID
+				}
+				return files, ids
+			}
+			files, ids := look()
+			h := w.open("2."+ext, ops.Write)
+			_, err := h.ReadAt(make([]byte, 1<<20), 12345)
+			require.NoError(t, err)
+			require.NoError(t, h.Flush())
+			require.NoError(t, h.Close())
+			after, afterIDs := look()
+			require.True(t, bytes.Equal(files[0], after[0]) && bytes.Equal(files[1], after[1]))
+			require.Equal(t, ids, afterIDs)
+
+			h = w.open("2."+ext, ops.Write)
+			var written [2]ops.GUID
+			for i := range written {
+				_, err = h.WriteAt([]byte("x"), int64(i+3)<<20)
+				require.NoError(t, err)
+				require.NoError(t, h.Flush())
+				after, afterIDs = look()
+				require.True(t, bytes.Equal(files[0], after[0]), "the parent")
+				require.Equal(t, ids[0], afterIDs[0])
+				written[i] = afterIDs[1]
+			}
+			require.Equal(t, ext == "vhdx", ids[1] != written[0])
+			require.Equal(t, written[0], written[1], "one change for each session")
+			require.NoError(t, h.Close())
+			_, afterIDs = look()
+			require.Equal(t, written[0], afterIDs[1])
+		})
+	}
 }

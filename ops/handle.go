@@ -115,6 +115,7 @@ func (h *Handle) beginWriting() error {
 	h.lib.mu.Lock()
 	h.admitted = true
 	use.admitted++
+	use.upgraded = true
 	h.lib.mu.Unlock()
 	return nil
 }

@@ -126,12 +126,20 @@ func TestInspectOfWriter(t *testing.T) {
 	h := w.open("a.vhdx", ops.Write)
 	_, err := h.WriteAt([]byte("x"), 0)
 	require.NoError(t, err)
-	before := len(w.host.Opened())
-	found, err := w.lib.Inspect(w.lib.Top("a.vhdx"))
-	require.NoError(t, err)
-	require.NoError(t, found.Err)
-	require.Equal(t, h.Info(), found.Info)
-	require.Len(t, w.host.Opened(), before)
+	reader := w.open("a.vhdx", ops.Read)
+	info, before := reader.Info(), len(w.host.Opened())
+	look := func() int {
+		found, err := w.lib.Inspect(w.lib.Top("a.vhdx"))
+		require.NoError(t, err)
+		require.NoError(t, found.Err)
+		require.Equal(t, info, found.Info)
+		return len(w.host.Opened()) - before
+	}
+	require.Zero(t, look())
+	require.NoError(t, h.Close())
+	require.Zero(t, look(), "a reader keeps the session of the writer open")
+	require.NoError(t, reader.Close())
+	require.Equal(t, 1, look())
 }
 
 func TestChildrenAndGraph(t *testing.T) {
