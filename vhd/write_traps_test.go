@@ -337,3 +337,38 @@ func stripe(t *testing.T, w ops.Writer, id, n int64) {
 		}
 	}
 }
+
+// F27: while a flush waits for the disk, reads and writes of others go on.
+func TestRequestsGoOnDuringAFlush(t *testing.T) {
+	h := disk(fixture.VHD{Size: 8 << 20, Type: 4, Parent: parent()}.Bytes())
+	w := openWriter(t, h)
+	write(t, w, 0, 1, 8)
+	write(t, w, 2<<20, 1, 8)
+	hung, release := make(chan bool), make(chan bool)
+	h.SetFault(func(c sim.Call) error {
+		if c.Label == "vhd.data" {
+			hung <- true
+			<-release
+		}
+		return nil
+	})
+	done := make(chan error)
+	go func() { done <- w.Flush() }()
+	<-hung
+	write(t, w, 512, 2, 2)
+	write(t, w, 2<<20+8*512, 3, 1)
+	require.NoError(t, w.Zero(1024, 512, true))
+	got, err := readLayer(w, 0, 2048, 0xee)
+	require.NoError(t, err)
+	want := bytes.Repeat([]byte{1}, 2048)
+	copy(want[512:], bytes.Repeat([]byte{2}, 512))
+	clear(want[1024:1536])
+	require.Equal(t, want, got)
+	h.SetFault(nil)
+	close(release)
+	require.NoError(t, <-done)
+	require.NoError(t, w.Close())
+	got, err = readLayer(mustOpen(t, image(t, h)), 2<<20, 10*512, 0xee)
+	require.NoError(t, err)
+	require.Equal(t, append(append(bytes.Repeat([]byte{1}, 8*512), bytes.Repeat([]byte{3}, 512)...), bytes.Repeat([]byte{0xee}, 512)...), got)
+}
