@@ -17,7 +17,12 @@ import (
 // hostBytes is what the image's own file holds.
 func (m *mounted) hostBytes(t *testing.T, off int64, n int) []byte {
 	t.Helper()
-	f, err := os.Open(m.image("a.flat"))
+	return m.hostBytesOf(t, "a.flat", off, n)
+}
+
+func (m *mounted) hostBytesOf(t *testing.T, image string, off int64, n int) []byte {
+	t.Helper()
+	f, err := os.Open(m.image(image))
 	require.NoError(t, err)
 	defer f.Close()
 	b := make([]byte, n)
@@ -145,125 +150,6 @@ func TestWritePastTheEnd(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, int64(size), st.Size())
 	})
-}
-
-func TestSetSize(t *testing.T) {
-	for _, tt := range []struct {
-		name    string
-		text    string
-		discard bool
-		size    int64
-		want    error
-	}{
-		{"equal", "data", false, mib, nil},
-		{"smaller", "data", false, mib - 1, syscall.EPERM},
-		{"one byte", "", false, 1, syscall.EPERM},
-		{"larger", "data", false, mib + 1, syscall.EOPNOTSUPP},
-		{"0 of a disk of zeros", "", false, 0, nil},
-		{"0 of a disk with data", "data", false, 0, syscall.EEXIST},
-		{"0 discards", "data", true, 0, nil},
-	} {
-		for _, way := range []string{"truncate", "ftruncate", "open"} {
-			if way == "open" && tt.size != 0 {
-				continue
-			}
-			t.Run(tt.name+" by "+way, func(t *testing.T) {
-				m := serveFlat(t, terms{Discard: tt.discard}, tt.text, mib)
-				name := m.path("a.flat", "raw")
-				var err error
-				switch way {
-				case "truncate":
-					err = unix.Truncate(name, tt.size)
-				case "ftruncate":
-					err = unix.Ftruncate(int(m.open(t, "a.flat/raw", os.O_RDWR).Fd()), tt.size)
-				case "open":
-					var fd int
-					if fd, err = unix.Open(name, unix.O_WRONLY|unix.O_TRUNC, 0); err == nil {
-						err = unix.Close(fd)
-					}
-				}
-				if tt.want == nil {
-					require.NoError(t, err)
-				} else {
-					require.ErrorIs(t, err, tt.want)
-				}
-				st, err := os.Stat(name)
-				require.NoError(t, err)
-				require.Equal(t, int64(mib), st.Size(), "the disk keeps its size")
-				want := []byte(tt.text + "\x00\x00\x00\x00")[:4]
-				if tt.discard {
-					want = make([]byte, 4)
-				}
-				b, err := os.ReadFile(name)
-				require.NoError(t, err)
-				require.Equal(t, want, b[:4])
-				require.Equal(t, want, m.hostBytes(t, 0, 4))
-			})
-		}
-	}
-}
-
-// Another writer's dirty pages cannot be seen from a SETATTR: size 0 is refused
-// beside one, though the map says zeros.
-func TestSizeZeroBesideAnotherWriter(t *testing.T) {
-	m := serveFlat(t, terms{}, "", mib)
-	w := m.open(t, "a.flat/raw", os.O_RDWR)
-	_, err := w.WriteAt([]byte("dirty"), 0)
-	require.NoError(t, err)
-	mine := m.open(t, "a.flat/raw", os.O_RDWR)
-	require.ErrorIs(t, mine.Truncate(0), syscall.EEXIST)
-	require.NoError(t, w.Close())
-	require.ErrorIs(t, mine.Truncate(0), syscall.EEXIST, "now the map says data")
-	require.NoError(t, unix.Fallocate(int(mine.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, mib))
-	require.NoError(t, mine.Truncate(0))
-}
-
-func TestZeroRanges(t *testing.T) {
-	const size = mib
-	punch := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
-	for _, tt := range []struct {
-		name   string
-		mode   uint32
-		off, n int64
-		want   error
-		zeroed [2]int64
-	}{
-		{"punch, aligned", punch, 8192, 16384, nil, [2]int64{8192, 24576}},
-		{"punch, at any byte", punch, 8191, 8193, nil, [2]int64{8191, 16384}},
-		{"punch, below a sector", punch, 700, 3, nil, [2]int64{700, 703}},
-		{"punch over the end", punch, size - 100, 4096, nil, [2]int64{size - 100, size}},
-		{"punch past the end", punch, size + 100, 4096, nil, [2]int64{0, 0}},
-		{"zero range", unix.FALLOC_FL_ZERO_RANGE, 1000, 100_000, nil, [2]int64{1000, 101_000}},
-		{"zero range over the end", unix.FALLOC_FL_ZERO_RANGE, size - 100, 101, syscall.ENOSPC, [2]int64{0, 0}},
-		{"allocate inside", 0, 0, size, nil, [2]int64{0, 0}},
-		{"allocate over the end", 0, 0, size + 1, syscall.ENOSPC, [2]int64{0, 0}},
-		{"allocate past the end, keeping the size", unix.FALLOC_FL_KEEP_SIZE, size, 1, syscall.ENOSPC, [2]int64{0, 0}},
-		{"collapse", unix.FALLOC_FL_COLLAPSE_RANGE, 0, 4096, syscall.EOPNOTSUPP, [2]int64{0, 0}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			m := serveFlat(t, terms{}, "", size)
-			f := m.open(t, "a.flat/raw", os.O_RDWR)
-			want := bytes.Repeat([]byte("x"), size)
-			_, err := f.WriteAt(want, 0) // dirty in the kernel when the range is zeroed
-			require.NoError(t, err)
-			err = unix.Fallocate(int(f.Fd()), tt.mode, tt.off, tt.n)
-			if tt.want == nil {
-				require.NoError(t, err)
-			} else {
-				require.ErrorIs(t, err, tt.want)
-			}
-			clear(want[tt.zeroed[0]:tt.zeroed[1]])
-			got := make([]byte, size)
-			_, err = f.ReadAt(got, 0)
-			require.NoError(t, err)
-			require.True(t, bytes.Equal(want, got), "through the mount")
-			require.NoError(t, f.Sync())
-			require.True(t, bytes.Equal(want, m.hostBytes(t, 0, size)), "in the image")
-			st, err := f.Stat()
-			require.NoError(t, err)
-			require.Equal(t, int64(size), st.Size())
-		})
-	}
 }
 
 // Bytes that another program has written and the kernel still holds are data.
