@@ -50,17 +50,11 @@ func (w *Writer) takeLocked(n int64) (span, error) {
 	s.search = next
 	if at < 0 {
 		at = s.space.end() / mib
-		if size := at*mib + n; size > w.fileSize {
-			if size > maxFile {
-				return span{}, ops.Errorf(ops.ErrPastEnd, ops.StatusAllocFailed, "vhdx: file of %#x bytes", size)
-			}
-			old := roundUp(w.fileSize, mib)
-			grown := min(max(size, old+growStep), maxFile)
-			if err := w.growLocked(grown); err != nil {
-				return span{}, err
-			}
-			s.space.grow(grown)
-			s.stale.grow(grown)
+	}
+	// The last mebibyte of a file may be there in part.
+	if size := at*mib + n; size > w.fileSize {
+		if err := w.extendLocked(size); err != nil {
+			return span{}, err
 		}
 	}
 	t := span{at * mib, at*mib + n}
@@ -69,6 +63,21 @@ func (w *Writer) takeLocked(n int64) (span, error) {
 	}
 	s.space.claim(t)
 	return t, nil
+}
+
+// extendLocked makes the file size bytes long or longer: in steps, so that its
+// size is seldom on its way.
+func (w *Writer) extendLocked(size int64) error {
+	if size > maxFile {
+		return ops.Errorf(ops.ErrPastEnd, ops.StatusAllocFailed, "vhdx: file of %#x bytes", size)
+	}
+	size = min(max(size, roundUp(w.fileSize, mib)+growStep), maxFile)
+	if err := w.growLocked(size); err != nil {
+		return err
+	}
+	w.session.space.grow(size)
+	w.session.stale.grow(size)
+	return nil
 }
 
 // cleanLocked makes free space read as zeros, as far as it may hold old bytes.
