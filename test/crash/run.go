@@ -17,6 +17,7 @@ const (
 type Options struct {
 	Seed  uint64
 	Limit int // states; 0: all
+	After int // events before which the power stays on
 	Deep  int // one state in so many has its recovery recorded and cut, too; 0: none
 }
 
@@ -55,6 +56,9 @@ func (s *Subject) run(r *Recording, start *History, o Options, depth int) (Resul
 	var done Result
 	history, seen := start.Clone(), 0
 	err := r.Each(o.Seed, func(state *State) error {
+		if state.At < o.After {
+			return nil
+		}
 		if o.Limit > 0 && done.States >= o.Limit {
 			return errLimit
 		}

@@ -20,6 +20,9 @@ type Subject struct {
 	Format       *ops.Format
 	Path         string // host path
 	Differencing bool   // absent sectors are told from zeros
+	// Also is one more thing that must hold in each state, of the image as it is
+	// found; nil: nothing.
+	Also func(h *sim.Host, l ops.Layer, v *View) error
 }
 
 // Open opens the image alone, without its parents.
@@ -129,8 +132,8 @@ func (v *View) Within(h *History) error {
 	return nil
 }
 
-// same asks that two views of a disk are equal.
-func (v *View) same(w *View) error {
+// Same asks that two views of a disk are equal.
+func (v *View) Same(w *View) error {
 	for i, b := range v.data {
 		if !bytes.Equal(b, w.data[i]) {
 			return fmt.Errorf("sector %d changed: %x…, was %.16x…", i, b[:16], w.data[i])
@@ -194,7 +197,7 @@ func (s *Subject) Verify(h *sim.Host, allowed *History) (view *View, err error) 
 	}
 	after, err := s.look(h, true)
 	if err == nil {
-		err = after.same(view)
+		err = after.Same(view)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("after the first write: %w", err)
@@ -209,6 +212,9 @@ func (s *Subject) look(h *sim.Host, check bool) (*View, error) {
 		return nil, err
 	}
 	v, err := s.Read(l)
+	if s.Also != nil && err == nil {
+		err = s.Also(h, l, v)
+	}
 	if c, ok := l.(ops.Checker); ok && err == nil && check {
 		err = s.check(c)
 	}

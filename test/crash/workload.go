@@ -82,6 +82,16 @@ func Random(seed uint64, n int) Sequence {
 	return q
 }
 
+// Wrap is a sequence long enough to go round a log: n times a block gets space,
+// is flushed, and gives it back.
+func Wrap(n int) Sequence {
+	var q Sequence
+	for range n {
+		q = append(q, Steps[0], Steps[8], Steps[7])
+	}
+	return q
+}
+
 // place turns random numbers into a range of whole sectors on the disk.
 func (g *Guest) place(at, units int64) (off, n int64) {
 	total := g.Writer.Size() / g.Unit

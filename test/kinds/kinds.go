@@ -13,7 +13,6 @@ import (
 	"vhdfs/test/fixture"
 	"vhdfs/test/sim"
 	"vhdfs/vhd"
-	"vhdfs/vhdx"
 )
 
 // Kind is an image to start from.
@@ -23,11 +22,10 @@ type Kind struct {
 	Path         string // host path
 	Differencing bool   // without its parent: absent sectors are told from zeros
 	image        func() []byte
-	held         []fixture.Write // what the image holds
-	used         bool            // some blocks are written, zeroed and flushed first
+	held         []fixture.Write                                 // what the image holds
+	used         bool                                            // some blocks are written, zeroed and flushed first
+	also         func(s *crash.Subject, p *crash.Prepared) error // sets Subject.Also
 }
-
-const mib = 1 << 20
 
 // All are the kinds.
 func All() []Kind {
@@ -65,57 +63,17 @@ func (k Kind) Prepare(t testing.TB) (*crash.Subject, *crash.Prepared) {
 	h := sim.New()
 	h.Put(k.Path, k.image())
 	s := &crash.Subject{Format: k.Format, Path: k.Path, Differencing: k.Differencing}
-	if !k.used {
-		history := crash.NewHistory(k.Differencing)
-		for _, w := range k.held {
-			history.Hold(w.Off, w.Data)
-		}
-		return s, &crash.Prepared{Host: h, History: history}
+	p := &crash.Prepared{Host: h, History: crash.NewHistory(k.Differencing)}
+	for _, w := range k.held {
+		p.History.Hold(w.Off, w.Data)
 	}
-	p, err := s.Prepare(h, crash.Steps[1], crash.Steps[5], crash.Steps[2], crash.Steps[8])
-	require.NoError(t, err)
+	if k.used {
+		var err error
+		p, err = s.Prepare(h, crash.Steps[1], crash.Steps[5], crash.Steps[2], crash.Steps[8])
+		require.NoError(t, err)
+	}
+	if k.also != nil {
+		require.NoError(t, k.also(s, p))
+	}
 	return s, p
-}
-
-func vhdxs() []Kind {
-	small := fixture.VHDX{Size: 7 << 19, BlockSize: mib}
-	large := fixture.VHDX{Size: 7 << 19, BlockSize: mib, LogicalSector: 4096}
-	fixed, child, child4k, dirty := small, small, large, small
-	fixed.Fixed = true
-	child.Parent, child4k.Parent = vhdxParent(), vhdxParent()
-	dirty.Writes = []fixture.Write{{Off: 0, Data: pattern(4096)}, {Off: mib + 512, Data: pattern(512)}}
-	dirty.Log = &fixture.Log{Tables: true, Entries: []fixture.LogEntry{{}}}
-	return []Kind{
-		vhdxKind("fixed", fixed, false),
-		vhdxKind("dynamic", small, false),
-		vhdxKind("dynamic, used", small, true),
-		vhdxKind("dynamic, 4096-byte sectors, used", large, true),
-		vhdxKind("differencing", child, false),
-		vhdxKind("differencing, used", child, true),
-		vhdxKind("differencing, 4096-byte sectors, used", child4k, true),
-		vhdxKind("with a dirty log", dirty, false),
-	}
-}
-
-func vhdxKind(name string, v fixture.VHDX, used bool) Kind {
-	k := Kind{Name: "vhdx " + name, Format: vhdx.Format, Path: "/vms/disk.vhdx", Differencing: v.Parent != nil, image: v.Bytes, used: used}
-	for _, w := range v.Writes {
-		k.held = append(k.held, w)
-	}
-	return k
-}
-
-func vhdxParent() *fixture.Locator {
-	return &fixture.Locator{Entries: [][2]string{
-		{"parent_linkage", "{83ed9ab2-1ca3-4bb8-9b0d-a3f8a3b1c0de}"}, {"relative_path", `.\p.vhdx`},
-	}}
-}
-
-// pattern is n bytes that differ from sector to sector.
-func pattern(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i/512*7 + i%251 + 1)
-	}
-	return b
 }

@@ -1,0 +1,104 @@
+package kinds
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"vhdfs/ops"
+	"vhdfs/test/crash"
+	"vhdfs/test/fixture"
+	"vhdfs/test/sim"
+	"vhdfs/vhdx"
+)
+
+const mib = 1 << 20
+
+func vhdxs() []Kind {
+	small := fixture.VHDX{Size: 7 << 19, BlockSize: mib}
+	large := fixture.VHDX{Size: 7 << 19, BlockSize: mib, LogicalSector: 4096}
+	fixed, child, child4k, dirty := small, small, large, small
+	fixed.Fixed = true
+	child.Parent, child4k.Parent = vhdxParent(), vhdxParent()
+	dirty.Writes = []fixture.Write{{Off: 0, Data: pattern(4096)}, {Off: mib + 512, Data: pattern(512)}}
+	dirty.Log = &fixture.Log{Tables: true, Entries: []fixture.LogEntry{{}}}
+	return []Kind{
+		vhdxKind("fixed", fixed, false),
+		vhdxKind("dynamic", small, false),
+		vhdxKind("dynamic, used", small, true),
+		vhdxKind("dynamic, 4096-byte sectors, used", large, true),
+		vhdxKind("differencing", child, false),
+		vhdxKind("differencing, used", child, true),
+		vhdxKind("differencing, 4096-byte sectors, used", child4k, true),
+		vhdxKind("with a dirty log", dirty, false),
+	}
+}
+
+func vhdxKind(name string, v fixture.VHDX, used bool) Kind {
+	return Kind{Name: "vhdx " + name, Format: vhdx.Format, Path: "/vms/disk.vhdx", Differencing: v.Parent != nil, image: v.Bytes, held: v.Writes, used: used, also: idsTell}
+}
+
+func vhdxParent() *fixture.Locator {
+	return &fixture.Locator{Entries: [][2]string{
+		{"parent_linkage", "{83ed9ab2-1ca3-4bb8-9b0d-a3f8a3b1c0de}"}, {"relative_path", `.\p.vhdx`},
+	}}
+}
+
+// pattern is n bytes that differ from sector to sector.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i/512*7 + i%251 + 1)
+	}
+	return b
+}
+
+// idsTell makes every state show by its ids that it was written: DataWriteGuid
+// differs where the guest sees other bytes, FileWriteGuid where any byte of the
+// file but its headers differs ([MS-VHDX] 2.2.2).
+func idsTell(s *crash.Subject, p *crash.Prepared) error {
+	before, link, err := look(s, p.Host.Clone())
+	if err != nil {
+		return err
+	}
+	file, err := p.Host.ReadFile(s.Path)
+	if err != nil {
+		return err
+	}
+	s.Also = func(h *sim.Host, l ops.Layer, v *crash.View) error {
+		if err := v.Same(before); err != nil && l.Info().LinkID == link {
+			return fmt.Errorf("DataWriteGuid is the old one: %w", err)
+		}
+		now, err := h.ReadFile(s.Path)
+		if err != nil || fileWriteGUID(now) != fileWriteGUID(file) {
+			return err
+		}
+		if len(now) != len(file) || !bytes.Equal(now[fixture.VHDXRegion1:], file[fixture.VHDXRegion1:]) {
+			return errors.New("the file was written to, FileWriteGuid is the old one")
+		}
+		return nil
+	}
+	return nil
+}
+
+// look reads the disk and the id by which a child knows it.
+func look(s *crash.Subject, h *sim.Host) (*crash.View, ops.GUID, error) {
+	l, err := s.Open(h, ops.Read)
+	if err != nil {
+		return nil, ops.GUID{}, err
+	}
+	v, err := s.Read(l)
+	return v, l.Info().LinkID, errors.Join(err, l.Close())
+}
+
+// fileWriteGUID is that of the header with the higher sequence number; no state
+// tears a header so that its checksum is wrong.
+func fileWriteGUID(file []byte) (id [16]byte) {
+	a, b := file[fixture.VHDXHeader1:], file[fixture.VHDXHeader2:]
+	if binary.LittleEndian.Uint64(b[8:]) > binary.LittleEndian.Uint64(a[8:]) {
+		a = b
+	}
+	copy(id[:], a[16:32])
+	return id
+}
