@@ -162,6 +162,14 @@ func testSets(t *testing.T) {
 	b, err := w.read("Leaf.avhdx")
 	require.NoError(t, err)
 	require.Equal(t, byte('x'), b[5])
+
+	// The set's writer left a writable engine to a reader: that permits nothing.
+	reader := w.open("s.vhds", ops.Read)
+	set = w.open("s.vhds", ops.Write)
+	require.NoError(t, set.Close())
+	_, err = w.lib.Open(w.lib.Top("Leaf.avhdx"), ops.Write)
+	require.ErrorIs(t, err, ops.ErrReadOnly)
+	require.NoError(t, reader.Close())
 }
 
 func TestSetsThatLead(t *testing.T) {

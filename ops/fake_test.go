@@ -219,6 +219,7 @@ func (l *fakeLayer) extentLocked(off, limit int64) (ops.Extent, error) {
 
 func (l *fakeLayer) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
 	if l.Panics {
+		l.mu.Lock() // for ever
 		panic("fake panic")
 	}
 	l.mu.RLock()
@@ -236,7 +237,11 @@ func (l *fakeLayer) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
 	return int(x.Len), x.Kind, err
 }
 
-func (l *fakeLayer) Close() error { return l.f.Close() }
+func (l *fakeLayer) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.f.Close()
+}
 
 type fakeWriter struct {
 	*fakeLayer
