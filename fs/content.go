@@ -97,10 +97,25 @@ func (c *content) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOu
 func (c *content) size() int64 {
 	if c.window.part == 0 {
 		if h := c.anyHandle(false); h != nil {
-			return h.disk.Size()
+			if n := h.disk.Size(); n > 0 { // 0: closed meanwhile
+				return n
+			}
 		}
 	}
 	return c.window.length
+}
+
+// viewLocked is the node's view; nil when the node is not the current one.
+func (c *content) viewLocked() *pages {
+	d := c.m.mu.disks[c.file]
+	if d == nil {
+		return nil
+	}
+	v := d.windows[c.window.part]
+	if v == nil || v.gen != c.gen {
+		return nil
+	}
+	return v
 }
 
 // anyHandle is some open handle of the node, one for writing if asked; nil when
@@ -108,12 +123,8 @@ func (c *content) size() int64 {
 func (c *content) anyHandle(write bool) *contentHandle {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
-	d := c.m.mu.disks[c.file]
-	if d == nil {
-		return nil
-	}
-	v := d.windows[c.window.part]
-	if v == nil || v.gen != c.gen {
+	v := c.viewLocked()
+	if v == nil {
 		return nil
 	}
 	for _, h := range v.handles {
@@ -131,7 +142,7 @@ func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint
 	h, err := c.open(ctx, flags&syscall.O_ACCMODE != syscall.O_RDONLY)
 	if err != nil {
 		c.m.counted.openErrors.Add(1)
-		if errno(err) != syscall.ESTALE {
+		if err != errLookAgain {
 			c.m.log.WithField("image", c.ref.Path()).WithError(err).Info("open")
 		}
 		return nil, 0, errno(err)

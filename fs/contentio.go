@@ -122,7 +122,7 @@ func (c *content) Flush(_ context.Context, f gofs.FileHandle) syscall.Errno {
 }
 
 // Fsync implements [gofs.NodeFsyncer]: every write that completed before
-// survives power loss when it answers 0.
+// survives power loss when it answers 0, whichever handles they came on.
 //
 // The kernel tells of a page that it could not write once; the next fsync would
 // succeed though the bytes are nowhere. So a lost write is remembered: what was
@@ -132,9 +132,6 @@ func (c *content) Fsync(_ context.Context, f gofs.FileHandle, _ uint32) syscall.
 	h, ok := f.(*contentHandle)
 	if !ok {
 		return syscall.EBADF
-	}
-	if !h.write {
-		return 0
 	}
 	c.m.counted.flushes.Add(1)
 	lost := c.lost(h.pages)

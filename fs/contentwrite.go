@@ -37,35 +37,37 @@ func (c *content) Write(_ context.Context, f gofs.FileHandle, data []byte, off i
 	if n < int64(len(data)) {
 		err := ops.Errorf(ops.ErrPastEnd, 0, "%d bytes at %d of %d", len(data), off, h.size())
 		c.lose(h.pages, off+n, int64(len(data))-n, err)
-		c.repairSize(h.pages)
+		c.repairSize()
 		return 0, c.failed("write", off, err)
 	}
 	return uint32(n), 0
 }
 
-// repairSize puts the size that the kernel believes right again, after it grew
-// for a write past the end: the daemon truncates its own file, from a goroutine
-// that serves no request.
-func (c *content) repairSize(v *pages) {
-	if c.m.opts.Cache != Writeback || !c.beginRepair(v) {
+// repairSize puts the size that the kernel believes right again: the daemon
+// truncates its own file, from a goroutine that serves no request.
+func (c *content) repairSize() {
+	v := c.beginRepair()
+	if v == nil {
 		return
 	}
 	go func() {
 		defer c.endRepair(v)
 		if err := c.truncateOwn(); err != nil {
-			c.m.log.WithField("image", c.ref.Path()).WithError(err).Debug("size of raw after a write past its end")
+			c.m.log.WithField("image", c.ref.Path()).WithError(err).Debug("repairing the size of raw")
 		}
 	}()
 }
 
-func (c *content) beginRepair(v *pages) bool {
+// beginRepair is nil when one is under way, or there is nothing to repair.
+func (c *content) beginRepair() *pages {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
-	if v.fixing {
-		return false
+	v := c.viewLocked()
+	if v == nil || v.fixing || c.m.opts.Cache != Writeback {
+		return nil
 	}
 	v.fixing = true
-	return true
+	return v
 }
 
 func (c *content) endRepair(v *pages) {
@@ -153,7 +155,22 @@ func (c *content) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetAt
 	if no := c.truncate(ctx, f, size); no != 0 {
 		return no
 	}
-	return c.Getattr(ctx, f, out)
+	if no := c.Getattr(ctx, f, out); no != 0 {
+		return no
+	}
+	if size == 0 && c.m.opts.Discard {
+		c.dropPages(out)
+	}
+	return 0
+}
+
+// dropPages makes the kernel forget what it has of a disk that was discarded: it
+// does that for the size 0, and learns the true one afterwards. Telling it to
+// with NotifyContent would wait for this very SETATTR.
+func (c *content) dropPages(out *fuse.AttrOut) {
+	out.Size = 0
+	out.SetTimeout(0)
+	c.repairSize()
 }
 
 // truncate is ftruncate and O_TRUNC. The present size is nothing, without asking

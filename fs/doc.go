@@ -17,9 +17,10 @@
 //
 // # Caches
 //
-// Names, attributes and small files are never cached: every entry is answered
-// with a time-out of 0, so new, renamed and deleted images show at once, by a
-// stat of the host alone. The bytes of raw are cached by the kernel. A node of
+// Names and small files are never cached: every entry is answered with a
+// time-out of 0, so new, renamed and deleted images show at once, by a stat of
+// the host alone. The bytes of raw are cached by the kernel, and its attributes
+// for a second while it is open (a stat by name looks them up). A node of
 // raw is a promise that the pages the kernel has under it are right: its
 // identity is the host file and a generation, and a new generation, which is a
 // new node without pages, is begun whenever that cannot be shown (see pages).

@@ -11,7 +11,7 @@ import (
 )
 
 // disk is what the mount keeps of one host file: the views of it that the kernel
-// may hold pages of. mount.mu guards it.
+// may hold pages of, by the number of the partition, 0 for raw. mount.mu guards it.
 type disk struct {
 	windows map[int]*pages
 }
@@ -23,7 +23,7 @@ type window struct {
 	off, length int64
 }
 
-// pages is a window of a disk as the kernel knows it. Its generation is in the
+// pages is a view: a window of a disk as the kernel knows it. Its generation is in the
 // identity of its node: as long as it stays, every page that the kernel has is
 // right. A new one begins
 //
@@ -62,6 +62,10 @@ func (s stamp) startsWith(st ops.FileStat) bool { return len(s) > 0 && unchanged
 func unchanged(a, b ops.FileStat) bool {
 	return a.ID == b.ID && a.Size == b.Size && a.Mtime.Equal(b.Mtime) && a.Ctime.Equal(b.Ctime)
 }
+
+// errLookAgain makes the kernel look the name up again, once, and open what it
+// finds then.
+var errLookAgain error = unix.ESTALE
 
 // settled is how old a time stamp must be to prove anything: two changes within
 // one tick of the clock that file systems use look like one. Four ticks at 100 Hz.
@@ -149,15 +153,11 @@ const (
 func (m *mount) tryAdmit(c *content, write bool) (*pages, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := m.mu.disks[c.file]
-	if d == nil || m.mu.closed {
-		return nil, unix.ESTALE
+	v := c.viewLocked()
+	if v == nil || m.mu.closed {
+		return nil, errLookAgain
 	}
-	v := d.windows[c.window.part]
-	if v == nil || v.gen != c.gen {
-		return nil, unix.ESTALE
-	}
-	for part, other := range d.windows {
+	for part, other := range m.mu.disks[c.file].windows {
 		if (part == 0) == (c.window.part == 0) {
 			continue
 		}
@@ -195,7 +195,7 @@ func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
 	v := h.pages
 	if v.gen != c.gen || m.mu.closed {
 		v.dismissLocked(h.write)
-		return unix.ESTALE
+		return errLookAgain
 	}
 	if len(v.handles) == 0 {
 		other := len(s) == 0 || s[0].ID != c.file
@@ -203,7 +203,7 @@ func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
 		if other || changed || !c.window.fits(h.disk.Size()) {
 			v.dismissLocked(h.write)
 			m.renewLocked(v)
-			return unix.ESTALE
+			return errLookAgain
 		}
 	}
 	v.pending--
@@ -262,14 +262,11 @@ func (m *mount) rest(v *pages, s stamp) {
 func (m *mount) forget(c *content) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	v := c.viewLocked()
+	if v == nil || !v.idle() {
+		return
+	}
 	d := m.mu.disks[c.file]
-	if d == nil {
-		return
-	}
-	v := d.windows[c.window.part]
-	if v == nil || v.gen != c.gen || !v.idle() {
-		return
-	}
 	delete(d.windows, c.window.part)
 	if len(d.windows) == 0 {
 		delete(m.mu.disks, c.file)

@@ -103,6 +103,18 @@ func TestSharedMapping(t *testing.T) {
 	}
 }
 
+// fsync is of the file, not of the descriptor.
+func TestFsyncOnAHandleForReading(t *testing.T) {
+	m := serveFlat(t, terms{}, "", mib)
+	w, r := m.open(t, "a.flat/raw", os.O_RDWR), m.open(t, "a.flat/raw", os.O_RDONLY)
+	_, err := w.WriteAt([]byte("x"), 9)
+	require.NoError(t, err)
+	before := m.count(t, "a.flat", "Flushes")
+	require.NoError(t, r.Sync())
+	require.Greater(t, m.count(t, "a.flat", "Flushes"), before)
+	require.Equal(t, "x", string(m.hostBytes(t, 9, 1)))
+}
+
 func TestTwoWritersOneCache(t *testing.T) {
 	m := serveFlat(t, terms{}, "", 4*mib)
 	a, b := m.open(t, "a.flat/raw", os.O_RDWR), m.open(t, "a.flat/raw", os.O_RDWR)
