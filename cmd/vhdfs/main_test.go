@@ -175,7 +175,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"mount", "--log-level=loud", dir, dir}, 2, "log-level"},
 		{[]string{"mount", "--log-format=xml", dir, dir}, 2, "log-format"},
 		{[]string{"mount", filepath.Join(dir, "none"), dir}, 3, "none"},
-		{[]string{"umount", dir}, 2, "is not a vhdfs mount"},
+		{[]string{"umount", dir}, 2, "is not the mount point of a vhdfs mount"},
 		{[]string{"completion", "csh"}, 2, "no completion"},
 	} {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -41,10 +43,17 @@ func umount(typed string) error {
 	if err != nil {
 		return err
 	}
-	if !isMount(mnt) {
-		return usagef("%s is not a vhdfs mount", typed)
+	ours, err := isMountPoint(mnt)
+	if err != nil {
+		return err
+	}
+	if !ours {
+		return usagef("%s is not the mount point of a vhdfs mount", typed)
 	}
 	b, err := os.ReadFile(filepath.Join(mnt, ".vhdfs", "daemon.json"))
+	if errors.Is(err, unix.ENOTCONN) {
+		return unmount(mnt) // its daemon is dead: there is nothing to wait for
+	}
 	if err != nil {
 		return err
 	}
@@ -103,6 +112,26 @@ func waitForExit(pidfd, pid int) error {
 		}
 	}
 }
+
+// isMountPoint tells whether a vhdfs is mounted on this very directory. It asks
+// the kernel's table, which knows mounts of dead daemons too.
+func isMountPoint(mnt string) (bool, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, err
+	}
+	ours := false
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if i := slices.Index(f, "-"); i > 4 && i+1 < len(f) && mountEscapes.Replace(f[4]) == mnt {
+			ours = f[i+1] == "fuse.vhdfs" // the last line is the topmost mount
+		}
+	}
+	return ours, nil
+}
+
+// mountEscapes are those of the kernel's table.
+var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // isMount tells whether dir lies in a vhdfs mount whose service directory can
 // be reached from it: dir is the root of the mount, or below it.

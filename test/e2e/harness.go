@@ -38,20 +38,26 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	// Folders of tests lie in it, where an ordinary user can reach them, so that
+	// mounts of another run are not taken for ours.
+	if err := errors.Join(os.Chmod(dir, 0o711), os.Setenv("TMPDIR", dir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	program = filepath.Join(dir, "vhdfs")
 	if out, err := exec.Command("go", "build", "-o", program, "vhdfs/cmd/vhdfs").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 		return 1
 	}
 	code := m.Run()
-	for _, mnt := range mountsBelow(os.TempDir()) {
+	for _, mnt := range mountsBelow(dir) {
 		fmt.Fprintln(os.Stderr, "a mount was left behind:", mnt)
 		code = 1
 	}
 	return code
 }
 
-// mountsBelow are the vhdfs mounts of these tests.
+// mountsBelow are the vhdfs mounts in a folder.
 func mountsBelow(dir string) []string {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -60,7 +66,7 @@ func mountsBelow(dir string) []string {
 	var list []string
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if strings.Contains(line, " fuse.vhdfs ") && strings.HasPrefix(f[4], dir+"/Test") {
+		if strings.Contains(line, " fuse.vhdfs ") && strings.HasPrefix(f[4], dir+"/") {
 			list = append(list, f[4])
 		}
 	}

@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,14 +24,11 @@ func TestDaemonReturnsWhenTheMountIsReady(t *testing.T) {
 	require.NoError(t, err, out)
 	t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }) // a failed umount below
 	require.FileExists(t, filepath.Join(mnt, "child.avhdx", "raw"))
-	b, err := os.ReadFile(filepath.Join(mnt, ".vhdfs", "daemon.json"))
-	require.NoError(t, err)
-	var daemon struct{ PID int }
-	require.NoError(t, json.Unmarshal(b, &daemon))
+	pid := daemonOf(t, mnt)
 	out, err = Command(t, dir, "umount", mnt)
 	require.NoError(t, err, out)
 	// A daemon whose starter has ended may stay as a zombie where nobody waits for it.
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", daemon.PID))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.True(t, err != nil || bytes.Contains(status, []byte("State:\tZ")), "umount waits for the daemon's end")
 	require.NoFileExists(t, filepath.Join(mnt, "child.avhdx", "raw"))
 }
@@ -93,4 +90,36 @@ func TestUmountOfABusyMountFails(t *testing.T) {
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 6, exit.ExitCode(), out)
 	require.NoError(t, f.Close())
+}
+
+// A mount whose daemon was killed is taken away; so is one at a name that the
+// kernel's table escapes.
+func TestUmountOfADeadMount(t *testing.T) {
+	need.Fuse(t)
+	dir, mnt := t.TempDir(), filepath.Join(t.TempDir(), `a b\c`)
+	chainOfTwo(t, dir)
+	require.NoError(t, os.Mkdir(mnt, 0o700))
+	out, err := Command(t, dir, "mount", "--daemon", dir, mnt)
+	require.NoError(t, err, out)
+	t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }) // a failed umount below
+	out, err = Command(t, dir, "umount", filepath.Join(mnt, "child.avhdx"))
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 2, exit.ExitCode(), out)
+	require.NoError(t, unix.Kill(daemonOf(t, mnt), unix.SIGKILL))
+	require.Eventually(t, func() bool {
+		_, err := os.ReadDir(mnt)
+		return errors.Is(err, unix.ENOTCONN)
+	}, patience, 10*time.Millisecond)
+	out, err = Command(t, dir, "umount", mnt)
+	require.NoError(t, err, out)
+	require.Empty(t, mountsBelow(filepath.Dir(mnt)))
+}
+
+// daemonOf is the process id of a mount's daemon.
+func daemonOf(t *testing.T, mnt string) int {
+	t.Helper()
+	var daemon struct{ PID int }
+	decode(t, filepath.Join(mnt, ".vhdfs", "daemon.json"), &daemon)
+	return daemon.PID
 }
