@@ -249,9 +249,9 @@ func TestReadPartitions(t *testing.T) {
 	require.LessOrEqual(t, end, int64(mib))
 }
 
-// A small read costs one request, not one for attributes or extended attributes
-// as well: only READ is answered once the file is open.
-func TestReadsAskNothingElse(t *testing.T) {
+// The kernel is told that there are no extended attributes, or it would ask for
+// security.capability before every write.
+func TestNoExtendedAttributes(t *testing.T) {
 	m := serveFlat(t, terms{}, "a", mib)
 	_, err := unix.Getxattr(m.path("a.flat", "raw"), "user.x", nil)
 	require.ErrorIs(t, err, unix.EOPNOTSUPP)
@@ -269,8 +269,7 @@ func TestNoneKeepsNoPages(t *testing.T) {
 	}
 }
 
-// Reading and writing small pieces of an open file asks for nothing but the
-// bytes: attributes or extended attributes at each would halve the speed.
+// Small writes are collected by the kernel.
 func TestSmallWritesAreCached(t *testing.T) {
 	m := serveFlat(t, terms{}, "a", mib)
 	f := m.open(t, "a.flat/raw", os.O_RDWR)
