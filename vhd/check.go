@@ -12,7 +12,8 @@ import (
 // overlap, space that nothing uses, and data that other readers would not see;
 // see [ops.Checker]. Writers wait while it runs over the table.
 func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
-	if err := d.checkTable(ctx, report); err != nil || d.foot.typ() != ops.Dynamic {
+	sound, err := d.checkTable(ctx, report)
+	if err != nil || !sound || d.foot.typ() != ops.Dynamic {
 		return err
 	}
 	for b := range blocksFor(d.size, d.blockSize) {
@@ -26,27 +27,35 @@ func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
 	return nil
 }
 
-func (d *Disk) checkTable(ctx context.Context, report func(ops.Anomaly)) error {
+// maxBadEntries ends the report on a table that is no table: a file may hold 64
+// Mi entries that lead nowhere.
+const maxBadEntries = 10_000
+
+// checkTable reports bad entries; sound says that the table was gone through to
+// its end.
+func (d *Disk) checkTable(ctx context.Context, report func(ops.Anomaly)) (sound bool, err error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	bad := 0
 	s, err := d.scanLocked(ctx, func(b int64, err error) error {
-		bad++
+		if bad++; bad > maxBadEntries {
+			return ops.Corruptf(ops.StatusBATCorrupt, "vhd: block table: over %d entries are bad, those from %d on were not looked at", maxBadEntries, b)
+		}
 		report(anomaly("vhd.bat", ops.Broken, fmt.Sprintf("bat entry %d", b), err))
 		return nil
 	})
 	switch {
 	case isCorrupt(err):
 		report(anomaly("vhd.bat", ops.Broken, "block table", err))
-		return nil
+		return false, nil
 	case err != nil:
-		return err
+		return false, err
 	}
 	// Alignment leaves less than 4 KiB before each block, and 8 before the footer.
 	if leak := s.gaps + max(d.lay.end-s.end, 0); bad == 0 && leak > blockAlignment*(s.allocated+2) {
 		report(ops.Anomaly{Name: "vhd.leak", Severity: ops.Note, Where: "file", Text: fmt.Sprintf("vhd: %d bytes of the file belong to no block", leak)})
 	}
-	return nil
+	return true, nil
 }
 
 // checkHidden looks for data under bits of a dynamic disk's block that are

@@ -1,6 +1,7 @@
 package vhd
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -16,14 +17,14 @@ import (
 const patchSize = 8
 
 func fuzzTemplates() []fixture.VHD {
-	w := []fixture.Write{{Off: 1000, Data: make([]byte, 3000)}, {Off: 3<<20 - 700, Data: []byte("last")}}
+	w := []fixture.Write{{Off: 1000, Data: make([]byte, 3000)}, {Off: 200<<10 - 700, Data: []byte("last")}}
 	return []fixture.VHD{
-		{Size: 3 << 20, Type: 2, Writes: w},
-		{Size: 3 << 20, BlockSize: 64 << 10, Writes: w},
-		{Size: 3 << 20, BlockSize: 4096, Type: 4, Parent: parent(), Writes: w},
-		{Size: 3 << 20, BlockSize: 512 << 10, Batmap: true, Creator: "tap\x00", Writes: w},
-		{Size: 3 << 20, BlockSize: 512 << 10, NoTail: true, Writes: w},
-		{Size: 3 << 20, BlockSize: 512 << 10, ShortFooter: true, Writes: w},
+		{Size: 200 << 10, Type: 2, Writes: w},
+		{Size: 200 << 10, BlockSize: 16 << 10, Writes: w},
+		{Size: 200 << 10, BlockSize: 4096, Type: 4, Parent: parent(), Writes: w},
+		{Size: 200 << 10, BlockSize: 64 << 10, Batmap: true, Creator: "tap\x00", Writes: w},
+		{Size: 200 << 10, BlockSize: 64 << 10, NoTail: true, Writes: w},
+		{Size: 200 << 10, BlockSize: 64 << 10, ShortFooter: true, Writes: w},
 	}
 }
 
@@ -106,7 +107,7 @@ func walk(t *testing.T, image []byte) {
 // typed fails for an error that no caller could act on.
 func typed(t *testing.T, err error) {
 	t.Helper()
-	for _, class := range []error{ops.ErrCorrupt, ops.ErrForbidden, errors.ErrUnsupported, io.ErrUnexpectedEOF} {
+	for _, class := range []error{ops.ErrCorrupt, ops.ErrForbidden, ops.ErrReadOnly, errors.ErrUnsupported, io.ErrUnexpectedEOF} {
 		if errors.Is(err, class) {
 			return
 		}
@@ -120,6 +121,72 @@ func FuzzImageRead(f *testing.F) {
 		f.Add([]byte{byte(i), 6, 2, 0, 28, 0xff, 0xff, 0xff, 0xff, 7, 3, 0x06, 0x00, 0, 0, 0, 3})
 	}
 	f.Fuzz(func(t *testing.T, in []byte) { walk(t, fuzzImage(in)) })
+}
+
+// FuzzImageWrite changes what opens for writing: what was stored is there after
+// a reopening, and a disk that refuses is not written.
+func FuzzImageWrite(f *testing.F) {
+	for i := range fuzzTemplates() {
+		f.Add([]byte{byte(i)}, []byte("some requests at some places"))
+		f.Add([]byte{byte(i), 6, 2, 0, 28, 0xff, 0xff, 0xff, 0xff}, []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
+	}
+	f.Fuzz(func(t *testing.T, in, requests []byte) {
+		h := sim.New()
+		h.Put("/d.vhd", fuzzImage(in))
+		l, err := Open(openFile(t, h, ops.Write), ops.OpenOptions{Write: true, Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
+		if err != nil {
+			typed(t, err)
+			return
+		}
+		stored := request(t, l.(ops.Writer), requests)
+		if err := l.Close(); err != nil {
+			typed(t, err)
+		}
+		if len(stored) == 0 {
+			return
+		}
+		again, err := Open(openFile(t, h, ops.Read), ops.OpenOptions{Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
+		if err != nil {
+			t.Fatalf("does not open any more: %v", err)
+		}
+		fill := byte(0)
+		if again.Info().Type == ops.Differencing {
+			fill = 0xee // never the parent's
+		}
+		for off, b := range stored {
+			got, err := readLayer(again, off, 512, fill)
+			if err != nil || !bytes.Equal(got, bytes.Repeat([]byte{b}, 512)) {
+				t.Fatalf("sector at %d reads as %x…, was %x (%v)", off, got[:min(4, len(got))], b, err)
+			}
+		}
+	})
+}
+
+// request makes up to 20 changes of a sector each, and gives those that were
+// stored.
+func request(t *testing.T, w ops.Writer, requests []byte) map[int64]byte {
+	stored := map[int64]byte{}
+	for n := 0; n < 20 && len(requests) >= 4; n++ {
+		off := int64(binary.BigEndian.Uint16(requests[1:])) * 512 % (w.Size() / 512 * 512)
+		b := requests[3] | 1
+		var err error
+		switch requests[0] % 4 {
+		case 0:
+			b, err = 0, w.Zero(off, 512, requests[3]&1 == 0)
+		case 1:
+			err = w.Flush()
+			b = stored[off]
+		default:
+			_, err = w.WriteAt(bytes.Repeat([]byte{b}, 512), off)
+		}
+		if err != nil {
+			typed(t, err)
+		} else if _, ok := stored[off]; ok || requests[0]%4 != 1 {
+			stored[off] = b
+		}
+		requests = requests[4:]
+	}
+	return stored
 }
 
 func FuzzFooter(f *testing.F) {

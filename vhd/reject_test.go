@@ -236,3 +236,13 @@ func TestCheckNamesOverlapsAndLeaks(t *testing.T) {
 		})
 	}
 }
+
+// A table of zeros, each of which leads to the footer copy, is given up soon.
+func TestCheckGivesUpOnATableOfNonsense(t *testing.T) {
+	v := fixture.VHD{Size: 64 << 20, BlockSize: 512}
+	b := v.Bytes()
+	clear(b[v.Layout().BAT:v.Layout().Tail])
+	got := findings(t, mustOpen(t, b))
+	require.Len(t, got, maxBadEntries+1)
+	require.Equal(t, "vhd: block table: over 10000 entries are bad, those from 10000 on were not looked at", got[maxBadEntries].Text)
+}
