@@ -6,6 +6,7 @@ import (
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
 
 	"vhdfs/ops"
 )
@@ -14,9 +15,8 @@ import (
 type content struct {
 	gofs.Inode
 	m      *mount
-	ref    ops.Ref    // what is opened
 	file   ops.FileID // the host file that makes its identity
-	host   ops.Ref    // that file
+	first  names      // of its first look-up
 	gen    uint32     // see pages
 	window window
 }
@@ -34,6 +34,13 @@ var (
 	_ gofs.NodeOnForgetter = (*content)(nil)
 )
 
+// names are those of a content file in the image folder: a host file may have
+// several, and get new ones, while its node stays.
+type names struct {
+	image ops.Ref // what is opened
+	host  ops.Ref // the file that holds the disk: the same, but for a set
+}
+
 // contentHandle is one open of a content file.
 type contentHandle struct {
 	disk   *ops.Handle
@@ -45,17 +52,17 @@ type contentHandle struct {
 
 // content makes the node of a window of an image, by a stat of its file alone.
 func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, error) {
-	c := &content{m: m, ref: found.Ref, host: found.Ref, window: w}
+	c := &content{m: m, first: names{image: found.Ref, host: found.Ref}, window: w}
 	st := found.Stat
 	if found.Set != nil && found.Err == nil {
-		c.host = found.Leaf
+		c.first.host = found.Leaf
 		var err error
-		if st, err = c.host.Dir.Stat(c.host.Name); err != nil {
+		if st, err = found.Leaf.Dir.Stat(found.Leaf.Name); err != nil {
 			return nil, gofs.StableAttr{}, err
 		}
 	}
 	c.file = st.ID
-	c.gen = m.look(&st, w)
+	c.gen = m.look(&st, w, c.first)
 	return c, gofs.StableAttr{Ino: nodeIno(st.ID.Ino), Gen: nodeGen(st.ID.Dev, c.gen)}, nil
 }
 
@@ -72,7 +79,8 @@ func nodeIno(ino uint64) uint64 {
 // Getattr implements [gofs.NodeGetattrer]: the size is the disk's, the blocks
 // are what the image's own file has allocated, the times are the file's.
 func (c *content) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	st, err := c.host.Dir.Stat(c.host.Name)
+	host := c.names().host
+	st, err := host.Dir.Stat(host.Name)
 	if err != nil || st.ID != c.file {
 		h := c.anyHandle(false)
 		if h == nil {
@@ -118,6 +126,19 @@ func (c *content) viewLocked() *pages {
 	return v
 }
 
+// names are those under which the node was looked up last.
+func (c *content) names() names {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	if v := c.viewLocked(); v != nil {
+		return v.names
+	}
+	return c.first
+}
+
+// log starts a line about the image.
+func (c *content) log() *logrus.Entry { return c.m.log.WithField("image", c.names().image.Path()) }
+
 // anyHandle is some open handle of the node, one for writing if asked; nil when
 // there is none.
 func (c *content) anyHandle(write bool) *contentHandle {
@@ -143,7 +164,7 @@ func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint
 	if err != nil {
 		c.m.counted.openErrors.Add(1)
 		if err != errLookAgain {
-			c.m.log.WithField("image", c.ref.Path()).WithError(err).Info("open")
+			c.log().WithError(err).Info("open")
 		}
 		return nil, 0, errno(err)
 	}
@@ -158,7 +179,7 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	access := ops.Read
 	if write {
 		if c.m.opts.ReadOnly {
-			return nil, ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", c.ref.Name)
+			return nil, ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", c.names().image.Name)
 		}
 		access = ops.Write
 	}
@@ -166,7 +187,7 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	if err != nil {
 		return nil, err
 	}
-	disk, err := c.m.lib.Open(c.ref, access)
+	disk, err := c.m.lib.Open(c.names().image, access)
 	if err != nil {
 		c.m.dismiss(v, write)
 		return nil, err
@@ -177,7 +198,7 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	}
 	if err := c.m.settle(c, h, stampOf(disk.Layers())); err != nil {
 		if e := disk.Close(); e != nil {
-			c.m.log.WithField("image", c.ref.Path()).WithError(e).Warn("close")
+			c.log().WithError(e).Warn("close")
 		}
 		return nil, err
 	}
@@ -189,7 +210,7 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 func (c *content) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
 	if h, ok := f.(*contentHandle); ok && c.m.leave(h) {
 		if err := c.m.close(h); err != nil {
-			c.m.log.WithField("image", c.ref.Path()).WithError(err).Error("close")
+			c.log().WithError(err).Error("close")
 		}
 	}
 	return 0
@@ -216,7 +237,7 @@ func (m *mount) closeAll() {
 			continue
 		}
 		if err := m.close(h); err != nil {
-			m.log.WithField("image", h.node.ref.Path()).WithError(err).Error("close")
+			h.node.log().WithError(err).Error("close")
 		}
 	}
 }

@@ -49,7 +49,7 @@ func (h *contentHandle) inside(off, n int64) int64 {
 // failed counts and logs a failed request; nothing is said of a guest's data.
 func (c *content) failed(what string, off int64, err error) syscall.Errno {
 	c.m.counted.ioErrors.Add(1)
-	c.m.log.WithField("image", c.ref.Path()).WithField("offset", off).WithError(err).Error(what)
+	c.log().WithField("offset", off).WithError(err).Error(what)
 	return errno(err)
 }
 

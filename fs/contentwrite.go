@@ -53,7 +53,7 @@ func (c *content) repairSize() {
 	go func() {
 		defer c.endRepair(v)
 		if err := c.truncateOwn(); err != nil {
-			c.m.log.WithField("image", c.ref.Path()).WithError(err).Debug("repairing the size of raw")
+			c.log().WithError(err).Debug("repairing the size of raw")
 		}
 	}()
 }
@@ -83,7 +83,7 @@ func (c *content) truncateOwn() error {
 	if c.window.part > 0 {
 		name = fmt.Sprintf("partitions/p%d", c.window.part)
 	}
-	p := filepath.Join(c.m.opts.MountPoint, c.ref.Name, name)
+	p := filepath.Join(c.m.opts.MountPoint, c.names().image.Name, name)
 	fd, err := unix.Open(p, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -187,10 +187,10 @@ func (c *content) truncate(ctx context.Context, f gofs.FileHandle, size uint64) 
 	case size == 0:
 		return c.empty(ctx, f)
 	case size < have:
-		c.m.log.WithField("image", c.ref.Path()).Warnf("truncating raw from %d to %d bytes is refused: shrink with resize", have, size)
+		c.log().Warnf("truncating raw from %d to %d bytes is refused: shrink with resize", have, size)
 		return syscall.EPERM
 	}
-	c.m.log.WithField("image", c.ref.Path()).Warnf("truncating raw from %d to %d bytes: growing is not there", have, size)
+	c.log().Warnf("truncating raw from %d to %d bytes: growing is not there", have, size)
 	return syscall.EOPNOTSUPP
 }
 
@@ -213,7 +213,7 @@ func (c *content) empty(ctx context.Context, f gofs.FileHandle) syscall.Errno {
 		return c.zero(h, 0, uint64(h.size()), true)
 	}
 	if !c.onlyWriter(h, named) {
-		c.m.log.WithField("image", c.ref.Path()).Warn("truncating raw to 0 bytes is refused: another program has it open for writing")
+		c.log().Warn("truncating raw to 0 bytes is refused: another program has it open for writing")
 		return syscall.EEXIST
 	}
 	pos, err := h.seek(ctx, 0, true)
@@ -223,7 +223,7 @@ func (c *content) empty(ctx context.Context, f gofs.FileHandle) syscall.Errno {
 	if err != nil {
 		return c.failed("truncate", 0, err)
 	}
-	c.m.log.WithField("image", c.ref.Path()).Warnf("truncating raw to 0 bytes is refused, it holds data at %d: "+
+	c.log().Warnf("truncating raw to 0 bytes is refused, it holds data at %d: "+
 		"write over it (dd conv=notrunc, qemu-img convert -n), or punch the whole range first", pos)
 	return syscall.EEXIST
 }

@@ -38,6 +38,7 @@ type window struct {
 type pages struct {
 	gen     uint32
 	window  window // as the kernel was told
+	names   names  // of the last look-up
 	handles []*contentHandle
 	pending int   // opens under way
 	writing int   // of handles and pending, those for writing
@@ -107,7 +108,7 @@ func (m *mount) renewLocked(v *pages) {
 
 // look answers a LOOKUP of a window: the generation of its node. st is the host
 // file, which nobody can have changed unseen while the view is open.
-func (m *mount) look(st *ops.FileStat, w window) uint32 {
+func (m *mount) look(st *ops.FileStat, w window, n names) uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d := m.mu.disks[st.ID]
@@ -121,6 +122,7 @@ func (m *mount) look(st *ops.FileStat, w window) uint32 {
 		m.renewLocked(v)
 		d.windows[w.part] = v
 	}
+	v.names = n
 	if v.idle() {
 		if v.window != w || v.seen != nil && !v.seen.startsWith(*st) {
 			m.renewLocked(v)

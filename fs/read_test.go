@@ -224,7 +224,7 @@ func servePartitions(t *testing.T, o terms) *mounted {
 
 func TestReadPartitions(t *testing.T) {
 	m := servePartitions(t, terms{})
-	require.Equal(t, []string{"p1", "p2"}, names(t, m.path("a.flat", "partitions")))
+	require.Equal(t, []string{"p1", "p2"}, list(t, m.path("a.flat", "partitions")))
 	for name, want := range map[string]struct {
 		size int
 		text string

@@ -26,7 +26,7 @@ func flatFile(t *testing.T, name, text string, size int64) {
 	require.NoError(t, os.Truncate(name, size))
 }
 
-func names(t *testing.T, dir string) []string {
+func list(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -44,12 +44,12 @@ func TestTree(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o644))
 		require.NoError(t, os.Mkdir(filepath.Join(dir, ".vhdfs-state"), 0o755))
 	})
-	require.Equal(t, []string{".vhdfs", "a.vhdx", "sub"}, names(t, m.mnt))
-	require.Equal(t, []string{"b.flat"}, names(t, m.path("sub")))
+	require.Equal(t, []string{".vhdfs", "a.vhdx", "sub"}, list(t, m.mnt))
+	require.Equal(t, []string{"b.flat"}, list(t, m.path("sub")))
 	require.Equal(t, []string{"chain.json", "check", "fault", "map.json", "panic", "partitions", "partitions.json",
-		"raw", "settings.json", "slow", "state.json", "validate"}, names(t, m.path("a.vhdx")))
-	require.Equal(t, []string{"help", "log", "metrics"}, names(t, m.path(".vhdfs")))
-	require.Equal(t, []string{"check", "fault", "panic", "slow", "validate"}, names(t, m.path(".vhdfs", "help")))
+		"raw", "settings.json", "slow", "state.json", "validate"}, list(t, m.path("a.vhdx")))
+	require.Equal(t, []string{"help", "log", "metrics"}, list(t, m.path(".vhdfs")))
+	require.Equal(t, []string{"check", "fault", "panic", "slow", "validate"}, list(t, m.path(".vhdfs", "help")))
 	for _, hidden := range []string{"notes.txt", ".vhdfs-state", "sub/nothing.flat", "a.vhdx/nothing", "a.vhdx/partitions/p1"} {
 		_, err := os.Stat(m.path(hidden))
 		require.ErrorIs(t, err, os.ErrNotExist, hidden)
@@ -66,17 +66,28 @@ func TestNamesAreNeverStale(t *testing.T) {
 	st, err := os.Stat(m.path("new.flat", "raw"))
 	require.NoError(t, err)
 	require.Equal(t, int64(2*mib), st.Size())
-	require.Contains(t, names(t, m.mnt), "new.flat")
+	require.Contains(t, list(t, m.mnt), "new.flat")
 
 	require.NoError(t, os.Rename(m.image("a.flat"), m.image("b.flat")))
 	_, err = os.Stat(m.path("a.flat"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+	b, err := os.ReadFile(m.path("b.flat", "raw")) // its node is the one that was a.flat's
+	require.NoError(t, err)
+	require.Equal(t, "a", string(b[:1]))
+
+	// One of two names goes.
+	require.NoError(t, os.Link(m.image("b.flat"), m.image("hard.flat")))
+	require.FileExists(t, m.path("hard.flat", "raw"))
 	require.FileExists(t, m.path("b.flat", "raw"))
+	require.NoError(t, os.Remove(m.image("b.flat")))
+	_, err = os.ReadFile(m.path("hard.flat", "raw"))
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(m.image("hard.flat"), m.image("b.flat")))
 
 	// Another file under a known name.
 	flatFile(t, m.image("other"), "other", 3*mib)
 	require.NoError(t, os.Rename(m.image("other"), m.image("b.flat")))
-	b := make([]byte, 5)
+	b = make([]byte, 5)
 	f, err := os.Open(m.path("b.flat", "raw"))
 	require.NoError(t, err)
 	defer f.Close()
@@ -87,10 +98,10 @@ func TestNamesAreNeverStale(t *testing.T) {
 	require.NoError(t, os.Remove(m.image("new.flat")))
 	_, err = os.Stat(m.path("new.flat"))
 	require.ErrorIs(t, err, os.ErrNotExist)
-	require.NotContains(t, names(t, m.mnt), "new.flat")
+	require.NotContains(t, list(t, m.mnt), "new.flat")
 
 	require.NoError(t, os.Mkdir(m.image("new.flat"), 0o755)) // a folder with an image's name
-	require.Empty(t, names(t, m.path("new.flat")))
+	require.Empty(t, list(t, m.path("new.flat")))
 }
 
 func TestListingOpensNoImage(t *testing.T) {
@@ -135,7 +146,7 @@ func TestNothingCanBeRemoved(t *testing.T) {
 	m := serve(t, terms{}, func(dir string) {
 		require.NoError(t, fixture.VHDX{Size: 4 * mib}.WriteFile(filepath.Join(dir, "sub", "a.vhdx")))
 	})
-	before := append(names(t, m.path("sub", "a.vhdx")), names(t, m.path(".vhdfs"))...)
+	before := append(list(t, m.path("sub", "a.vhdx")), list(t, m.path(".vhdfs"))...)
 	for what, err := range map[string]error{
 		"rm -r":            os.RemoveAll(m.path("sub")),
 		"unlink raw":       unix.Unlink(m.path("sub/a.vhdx/raw")),
@@ -158,7 +169,7 @@ func TestNothingCanBeRemoved(t *testing.T) {
 	} {
 		require.ErrorIs(t, err, syscall.EPERM, what)
 	}
-	require.Equal(t, before, append(names(t, m.path("sub", "a.vhdx")), names(t, m.path(".vhdfs"))...))
+	require.Equal(t, before, append(list(t, m.path("sub", "a.vhdx")), list(t, m.path(".vhdfs"))...))
 	require.FileExists(t, m.image("sub", "a.vhdx"))
 	require.NoError(t, os.Chtimes(m.path("sub", "a.vhdx", "raw"), time.Now(), time.Unix(1, 0)), "times are accepted and ignored")
 	st, err := os.Stat(m.image("sub", "a.vhdx"))
@@ -179,7 +190,7 @@ func TestSingleImage(t *testing.T) {
 		flatFile(t, filepath.Join(dir, "a.flat"), "a", mib)
 		flatFile(t, filepath.Join(dir, "b.flat"), "b", mib)
 	})
-	require.Equal(t, []string{".vhdfs", "b.flat"}, names(t, m.mnt))
+	require.Equal(t, []string{".vhdfs", "b.flat"}, list(t, m.mnt))
 	require.FileExists(t, m.path("b.flat", "raw"))
 	_, err := os.Stat(m.path("a.flat"))
 	require.ErrorIs(t, err, os.ErrNotExist)
@@ -197,9 +208,9 @@ func TestBrokenImage(t *testing.T) {
 		want  syscall.Errno
 	}{{"bad.vhdx", syscall.EUCLEAN}, {"child.vhdx", syscall.ENOLINK}} {
 		t.Run(tt.image, func(t *testing.T) {
-			list := names(t, m.path(tt.image))
+			got := list(t, m.path(tt.image))
 			for _, name := range []string{"raw", "state.json", "chain.json", "validate", "check"} {
-				require.Contains(t, list, name)
+				require.Contains(t, got, name)
 			}
 			_, err := os.Open(m.path(tt.image, "raw"))
 			require.ErrorIs(t, err, tt.want)
