@@ -196,7 +196,7 @@ func FuzzFooter(f *testing.F) {
 		if len(b) < shortFooterSize {
 			return
 		}
-		b = b[:min(len(b), footerSize)]
+		b = bytes.Clone(b[:min(len(b), footerSize)])
 		if repair {
 			binary.BigEndian.PutUint32(b[64:], checksum(b, 64))
 		}
@@ -216,14 +216,21 @@ func FuzzFooter(f *testing.F) {
 	})
 }
 
+// patched is b with 4 bytes at each of the places that in names.
+func patched(b, in []byte) []byte {
+	b = bytes.Clone(b)
+	for ; len(in) >= 6; in = in[6:] {
+		copy(b[int(binary.BigEndian.Uint16(in))%len(b):], in[2:6])
+	}
+	return b
+}
+
 func FuzzDynamic(f *testing.F) {
 	good := fixture.VHD{Size: 3 << 20, Type: 4, Parent: parent()}.Bytes()
-	f.Add(good[512:1536], good[:512], int64(len(good)), true)
-	f.Fuzz(func(t *testing.T, b, foot []byte, end int64, repair bool) {
-		if len(b) < headerSize || len(foot) < footerSize || end < 0 {
-			return
-		}
-		b = b[:headerSize]
+	f.Add([]byte{}, []byte{}, int64(len(good)), true)
+	f.Add([]byte{0, 28, 0, 0, 0, 9, 0, 32, 0, 0, 2, 0}, []byte{0, 48, 0, 0, 0, 1}, int64(1<<40), true)
+	f.Fuzz(func(t *testing.T, head, foot []byte, end int64, repair bool) {
+		b := patched(good[512:1536], head)
 		if repair {
 			binary.BigEndian.PutUint32(b[36:], checksum(b, 36))
 		}
@@ -232,15 +239,15 @@ func FuzzDynamic(f *testing.F) {
 			typed(t, err)
 			return
 		}
-		ft := decodeFooter(foot[:footerSize])
-		if ft.validate("footer") != nil || ft.typ() == ops.Fixed {
+		ft := decodeFooter(patched(good[:512], foot))
+		if end < 0 || ft.validate("footer") != nil || ft.typ() == ops.Fixed {
 			return
 		}
 		if err := h.validate(&ft, int64(footerSize), end); err != nil {
 			typed(t, err)
 			return
 		}
-		if int64(h.tableOffset)+h.tableBytes() > end || int64(h.entries)*int64(h.blockSize) < int64(ft.currentSize) {
+		if int64(h.tableOffset) > end-h.tableBytes() || int64(h.entries)*int64(h.blockSize) < int64(ft.currentSize) {
 			t.Fatalf("accepted table of %d entries at %d in %d bytes", h.entries, h.tableOffset, end)
 		}
 	})
