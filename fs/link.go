@@ -60,7 +60,7 @@ func (l *link) Readlink(context.Context) ([]byte, syscall.Errno) {
 
 func (l *link) to(parent ops.Ref) ([]byte, syscall.Errno) {
 	top := l.m.lib.Top("")
-	if parent.Dir != top.Dir {
+	if parent.Dir != top.Dir || l.m.opts.Single != "" {
 		return []byte(parent.Path()), 0
 	}
 	rel, err := filepath.Rel(l.path, parent.Name)

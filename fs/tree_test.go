@@ -230,13 +230,16 @@ func TestBrokenImage(t *testing.T) {
 
 func TestParentLink(t *testing.T) {
 	id := [16]byte{1, 2, 3}
-	m := serve(t, terms{}, func(dir string) {
+	setup := func(dir string) {
 		base := fixture.VHDX{Size: 4 * mib, DataWriteGUID: id, Writes: []fixture.Write{{Off: 0, Data: []byte("from the parent")}}}
 		require.NoError(t, base.WriteFile(filepath.Join(dir, "base.vhdx")))
 		child := fixture.VHDX{Size: 4 * mib, Parent: &fixture.Locator{Entries: [][2]string{
 			{"parent_linkage", "{01020300-0000-0000-0000-000000000000}"}, {"relative_path", `..\base.vhdx`}}}}
 		require.NoError(t, child.WriteFile(filepath.Join(dir, "sub", "child.vhdx")))
-	})
+		child.Parent.Entries[1][1] = `.\base.vhdx`
+		require.NoError(t, child.WriteFile(filepath.Join(dir, "beside.vhdx")))
+	}
+	m := serve(t, terms{}, setup)
 	target, err := os.Readlink(m.path("sub", "child.vhdx", "parent"))
 	require.NoError(t, err)
 	require.Equal(t, "../../base.vhdx", target)
@@ -249,6 +252,11 @@ func TestParentLink(t *testing.T) {
 	require.Equal(t, "from the parent", string(b))
 	_, err = os.Lstat(m.path("base.vhdx", "parent"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+
+	m = serve(t, terms{Single: "beside.vhdx"}, setup)
+	target, err = os.Readlink(m.path("beside.vhdx", "parent"))
+	require.NoError(t, err)
+	require.Equal(t, m.image("base.vhdx"), target, "not in the mount: the file on the host")
 }
 
 // A directory keeps its node while it stands for the same: who is in it stays.
