@@ -197,6 +197,13 @@ func TestH11Entries(t *testing.T) {
 			want: []fixture.Write{base[0], base[2], {Off: two, Data: base[0].Data}},
 		},
 		row{
+			name: "a bitmap over a block's last sector", file: entry(uint32(lay.Blocks[0]/512) + 4096), found: []string{"bat entry 1"},
+			want: func() []fixture.Write {
+				at := lay.Blocks[0] + 4096*512 + 512
+				return []fixture.Write{base[0], base[2], {Off: two, Data: smallVHD().Bytes()[at : at+two]}}
+			}(),
+		},
+		row{
 			name: "half a block over another", file: entry(uint32(lay.Blocks[0]/512) + 2048), found: []string{"bat entry 1"},
 			want: func() []fixture.Write {
 				b := entry(0).Bytes()

@@ -39,6 +39,9 @@ func TestA5_01MissingParentNeverZeros(t *testing.T) {
 				require.Equal(t, syscall.ENOLINK, ops.Classify(err).Errno)
 				require.ErrorContains(t, err, "b0010203-0405-4607-8809-0a0b0c0d0e01")
 			}
+			chain, err := l.ChainOf(l.Top(name))
+			require.NoError(t, err)
+			require.ErrorIs(t, chain[len(chain)-1].Err, ops.ErrParentMissing)
 		})
 	}
 }

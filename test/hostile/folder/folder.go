@@ -115,7 +115,7 @@ func OpenDir(t testing.TB, d ops.Dir) *ops.Library {
 
 // hangs is after what time a test is taken for one that never ends. It is no
 // bound on speed: the slowest test stays far below on the slowest machine.
-const hangs = 30 * time.Second
+const hangs = 2 * time.Minute
 
 // Watch ends the program with all stacks when the test does not end.
 func Watch(t testing.TB) {
