@@ -16,18 +16,16 @@ func childSpec(s ops.CreateSpec) ops.CreateSpec {
 
 // Writers of every type against a byte model.
 func TestWriterConformance(t *testing.T) {
-	const size = 20*mib + 4096
+	const size = 5*mib + 4096
 	for _, tt := range []struct {
 		name string
 		spec ops.CreateSpec
 	}{
-		{"dynamic", ops.CreateSpec{Type: ops.Dynamic, Size: size}},
+		{"dynamic 32M", ops.CreateSpec{Type: ops.Dynamic, Size: size}},
 		{"dynamic 1M", ops.CreateSpec{Type: ops.Dynamic, Size: size, BlockSize: 1 << 20}},
-		{"dynamic 2M 4K", ops.CreateSpec{Type: ops.Dynamic, Size: size, BlockSize: 2 << 20, LogicalSector: 4096}},
 		{"fixed", ops.CreateSpec{Type: ops.Fixed, Size: size}},
 		{"child 1M", childSpec(ops.CreateSpec{Size: size, BlockSize: 1 << 20})},
 		{"child 2M 4K", childSpec(ops.CreateSpec{Size: size, LogicalSector: 4096})},
-		{"child 32M", childSpec(ops.CreateSpec{Size: size, BlockSize: 32 << 20})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -45,14 +43,14 @@ func TestWriterConformanceOnStoredImages(t *testing.T) {
 	}{
 		{"dirty log", fixture.VHDX{BlockSize: 1 << 20, Log: &fixture.Log{Tables: true, Garbage: true}}},
 		{"dirty log of a child", fixture.VHDX{BlockSize: 1 << 20, Parent: parentLocator(), Log: &fixture.Log{Tables: true}}},
-		{"blocks in any order", fixture.VHDX{BlockSize: 1 << 20, Parent: parentLocator(), Order: []int64{7, 3, 5}}},
+		{"blocks in any order", fixture.VHDX{BlockSize: 1 << 20, Parent: parentLocator(), Order: []int64{4, 2, 3}}},
 		{"short last block", fixture.VHDX{Cut: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			v, want := tt.image, conformance.NewDisk(9*mib+512)
+			v, want := tt.image, conformance.NewDisk(5*mib+512)
 			v.Size = want.Size()
-			for i, off := range []int64{512, 3*mib - 512, 5 * mib, v.Size - 512} {
+			for i, off := range []int64{512, 3*mib - 512, 4 * mib, v.Size - 512} {
 				b := fill(512+i*512, byte(i+1))
 				if off+int64(len(b)) > v.Size {
 					b = b[:v.Size-off]
@@ -66,7 +64,7 @@ func TestWriterConformanceOnStoredImages(t *testing.T) {
 				want.Zero(3*mib, mib)
 			}
 			if v.Cut != 0 {
-				v.Cut = 4*mib + 3*2*mib + mib + 512
+				v.Cut = 4*mib + 2*2*mib + mib + 512
 			}
 			if v.Parent != nil {
 				v.States = nil

@@ -1,0 +1,124 @@
+package vhdx
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"vhdfs/ops"
+	"vhdfs/test/crash"
+	"vhdfs/test/fixture"
+	"vhdfs/test/sim"
+)
+
+// crashed is an image that loses its power.
+type crashed struct {
+	name    string
+	was     []fixture.Write // what the image holds from the start
+	host    func(t *testing.T) *sim.Host
+	child   bool
+	prepare []crash.Step
+}
+
+func crashedImages() []crashed {
+	created := func(s ops.CreateSpec) func(*testing.T) *sim.Host {
+		return func(t *testing.T) *sim.Host {
+			h := sim.New()
+			f, err := h.Dir("/img").Create(testImage, 0o600)
+			require.NoError(t, err)
+			require.NoError(t, Format.Create(f, s))
+			require.NoError(t, f.Close())
+			return h
+		}
+	}
+	stored := func(v fixture.VHDX) func(*testing.T) *sim.Host {
+		return func(t *testing.T) *sim.Host { h, _ := place(t, v); return h }
+	}
+	const size = 4*mib + 8192
+	dirty := []fixture.Write{{Off: mib - 4096, Data: fill(8192, 1)}, {Off: 3 * mib, Data: fill(int(mib), 2)}}
+	used := []crash.Step{crash.Steps[1], crash.Steps[0], crash.Steps[8]}
+	return []crashed{
+		{name: "dirty log", was: dirty, host: stored(fixture.VHDX{Size: size, BlockSize: 1 << 20, Writes: dirty, Log: &fixture.Log{Tables: true}})},
+		{name: "dirty log of a child", was: dirty, host: stored(fixture.VHDX{Size: size, BlockSize: 1 << 20, Writes: dirty, Parent: parentLocator(), Log: &fixture.Log{Tables: true}}), child: true},
+		{name: "dynamic", host: created(ops.CreateSpec{Type: ops.Dynamic, Size: size, BlockSize: 1 << 20})},
+		{name: "dynamic, used", host: created(ops.CreateSpec{Type: ops.Dynamic, Size: size, BlockSize: 1 << 20}), prepare: used},
+		{name: "fixed", host: created(ops.CreateSpec{Type: ops.Fixed, Size: size, BlockSize: 1 << 20})},
+		{name: "child", host: created(childSpec(ops.CreateSpec{Size: size, BlockSize: 1 << 20})), child: true},
+		{name: "child, used, 4K", host: created(childSpec(ops.CreateSpec{Size: size, BlockSize: 1 << 20, LogicalSector: 4096})), child: true, prepare: used},
+	}
+}
+
+func (c crashed) start(t *testing.T) (*crash.Subject, *crash.Prepared) {
+	t.Helper()
+	s := &crash.Subject{Format: Format, Path: "/img/" + testImage, Differencing: c.child}
+	if c.prepare == nil {
+		history := crash.NewHistory(c.child)
+		for _, w := range c.was {
+			history.Hold(w.Off, w.Data)
+		}
+		return s, &crash.Prepared{Host: c.host(t), History: history}
+	}
+	p, err := s.Prepare(c.host(t), c.prepare...)
+	require.NoError(t, err)
+	return s, p
+}
+
+// Whatever a power cut leaves of a session, the image opens, holds what was
+// flushed and nothing foreign, and passes its check; also when the power goes
+// again while the log is replayed.
+func TestPowerCuts(t *testing.T) {
+	limit := 250
+	if os.Getenv("CI") != "" {
+		limit = 10_000
+	}
+	for _, c := range crashedImages() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s, p := c.start(t)
+			var done crash.Result
+			for i, q := range append(crash.Sequences(1), crash.Random(1, 60), crash.Random(2, 60)) {
+				n, err := s.Cut(p, q, crash.Options{Seed: uint64(i), Deep: 40, Limit: 40})
+				require.NoError(t, err)
+				if done.Add(n); done.States > limit {
+					break
+				}
+			}
+			t.Logf("%d states, %d of recoveries", done.States, done.Deep)
+		})
+	}
+}
+
+// Each sync of a session is needed: without it some state breaks a promise.
+// Those of ids are seen by TestIDsChangeFirst.
+func TestEverySyncIsNeeded(t *testing.T) {
+	for _, label := range []string{
+		"vhdx.replay", "vhdx.header.replayed", "vhdx.log.first", "vhdx.payload",
+		"vhdx.log.entry", "vhdx.close.tables", "vhdx.close.header", "vhdx.close.second",
+	} {
+		t.Run(label, func(t *testing.T) {
+			t.Parallel()
+			var states int
+			for _, c := range crashedImages() {
+				s, p := c.start(t)
+				for i, q := range crash.Sequences(3)[:150] {
+					r, met, err := s.Record(p, q, label)
+					require.NoError(t, err)
+					if met[label] == 0 {
+						continue
+					}
+					n, err := s.Run(r, p.History, crash.Options{Seed: uint64(i), Limit: 120})
+					states += n.States
+					var v *crash.Violation
+					if errors.As(err, &v) {
+						t.Logf("seen after %d states by %s, %q: %v", states, c.name, q, v)
+						return
+					}
+					require.NoError(t, err)
+				}
+			}
+			t.Fatalf("dropped, and none of %d states shows it", states)
+		})
+	}
+}
