@@ -176,7 +176,10 @@ func (o *overlay) readRun(p []byte, off int64) (int, error) {
 	page, at := off/pageSize, off%pageSize
 	if lp, ok := o.pages[page]; ok {
 		b, err := o.logged(lp)
-		return copy(p, b[at:]), err
+		if err != nil {
+			return 0, err
+		}
+		return copy(p, b[at:]), nil
 	}
 	end := off + int64(len(p))
 	for q := page + 1; q*pageSize < end; q++ {

@@ -137,6 +137,9 @@ func (w *Writer) putHeaderLocked(h header, label string) error {
 	}
 	slot := 1 - w.headers.slot
 	if _, err := w.f.WriteAt(h.encode(), headerOffset[slot]); err != nil {
+		// As much of it may stand there as makes it count, and what it says of the
+		// log is not so any more: the next session begins by outnumbering it.
+		w.headers.current.seq, w.newFile = h.seq, false
 		return fmt.Errorf("vhdx: write %s: %w", headerName(slot), err)
 	}
 	if err := w.syncLocked(label); err != nil {
