@@ -126,8 +126,10 @@ func (e *Engine) open(f File) error {
 }
 
 func (e *Engine) openLayer(f File) error {
-	if err := f.Lock(false); err != nil {
-		return err
+	if !e.lib.unlocked {
+		if err := f.Lock(false); err != nil {
+			return err
+		}
 	}
 	st, err := f.Stat()
 	if err != nil {

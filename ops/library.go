@@ -31,6 +31,7 @@ type LibraryOptions struct {
 type Library struct {
 	opts      LibraryOptions
 	inspected *inspectCache
+	unlocked  bool // see Look
 	mu        struct {
 		sync.Mutex
 		engines map[FileID]*Engine

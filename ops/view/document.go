@@ -95,7 +95,7 @@ func renderPartitions(w io.Writer, s *Source) error {
 }
 
 func renderMap(w io.Writer, s *Source) error {
-	h, err := s.Library.Open(s.Image, ops.Read)
+	h, err := s.Library.Look(s.Image)
 	if err != nil {
 		return err
 	}

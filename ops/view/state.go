@@ -114,9 +114,7 @@ func (s *Source) state() (*State, error) {
 		return nil, err
 	}
 	if broken(links) == nil {
-		if m.MinInternalSize, err = s.minInternalSize(); err != nil {
-			return nil, err
-		}
+		m.MinInternalSize = s.minInternalSize()
 		if m.FragmentationPercentage, err = s.fragmentation(links[0].Found); err != nil {
 			return nil, err
 		}
@@ -136,17 +134,15 @@ func (s *Source) children() ([]string, error) {
 	return paths, nil
 }
 
-// minInternalSize is null while another program writes to the image: its table
-// may be half written.
-func (s *Source) minInternalSize() (*int64, error) {
+// minInternalSize is null where the service's answer is absent: no partition
+// table, or one that cannot be read. The state of a damaged disk is what somebody
+// asks for who has just failed to read it.
+func (s *Source) minInternalSize() *int64 {
 	t, _, err := s.table()
-	switch {
-	case errors.Is(err, ops.ErrBusy):
-		return nil, nil
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil
 	}
-	return t.MinInternalSize, nil
+	return t.MinInternalSize
 }
 
 // table reads the partition table through the chain.
@@ -155,7 +151,7 @@ func (s *Source) table() (t *part.Table, size int64, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	h, err := s.Library.Open(s.Image, ops.Read)
+	h, err := s.Library.Look(s.Image)
 	if err != nil {
 		return nil, 0, err
 	}
