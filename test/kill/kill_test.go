@@ -74,13 +74,25 @@ func run(t *testing.T, k mount.Kind, cycles int, seed uint64) {
 		m = e2e.Start(t, dir)
 	}
 	require.NoError(t, j.Judge(k.Raw(m)), "after %d kills of seed %d", cycles, seed)
-	m.Stop(t)
-	mount.Check(t, filepath.Join(dir, k.File))
-	k.CheckQEMU(t, dir)
+	k.JudgeQEMU(t, dir, j)
+	unharmed(t, k, m, j, rng.Uint64())
+	k.JudgeQEMU(t, dir, j)
 	if parent != "" {
 		require.Equal(t, parent, e2e.SHA256(t, filepath.Join(dir, k.Parent())), "a write reached the parent")
 	}
 	t.Logf("%d kills: %v", cycles, &j.Counts)
+}
+
+// unharmed loads the disk once more, in peace.
+func unharmed(t *testing.T, k mount.Kind, m *e2e.Mount, j *mount.Journal, seed uint64) {
+	t.Helper()
+	l, err := j.Load(k.Raw(m), seed)
+	require.NoError(t, err)
+	time.Sleep(longest)
+	require.NoError(t, l.Stop())
+	require.NoError(t, j.Judge(k.Raw(m)))
+	m.Stop(t)
+	mount.Check(t, filepath.Join(m.Images, k.File))
 }
 
 // kill ends the daemon at a random instant. Nothing may have failed by then.

@@ -7,6 +7,7 @@ package mount
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -67,9 +69,12 @@ func guard() (int, error) {
 	go func() {
 		select {
 		case <-stop:
-			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // it may be gone already
+		case <-overdue():
 		case <-ended:
+			return
 		}
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // it may be gone already
+		abortBelow(dir)                               // or it waits for a daemon that has
 	}()
 	err = cmd.Wait()
 	close(ended)
@@ -78,6 +83,30 @@ func guard() (int, error) {
 		err = nil
 	}
 	return cmd.ProcessState.ExitCode(), errors.Join(err, sweep(dir, cmd.Process.Pid), os.RemoveAll(dir))
+}
+
+// overdue is when the tests' own time-out must have ended them; never without one.
+func overdue() <-chan time.Time {
+	flag.Parse()
+	f := flag.Lookup("test.timeout")
+	if f == nil {
+		return nil
+	}
+	limit, err := time.ParseDuration(f.Value.String())
+	if err != nil || limit == 0 {
+		return nil
+	}
+	return time.After(limit + 10*time.Second)
+}
+
+// abortBelow frees every program that waits for a daemon below dir. A process
+// that is killed with such a wait cannot end before.
+func abortBelow(dir string) {
+	for _, m := range mountsBelow(dir) {
+		if strings.HasPrefix(m.kind, "fuse") {
+			_ = unix.Unmount(m.path, unix.MNT_FORCE) // EBUSY, once the connection has ended
+		}
+	}
 }
 
 // sweep takes away what tests left and says what it was. File systems go before
@@ -89,6 +118,7 @@ func sweep(dir string, group int) error {
 		note("process", strconv.Itoa(pid))
 		_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
 	}
+	abortBelow(dir)
 	unmount := func(fuse bool) {
 		for _, m := range slices.Backward(mountsBelow(dir)) {
 			if strings.HasPrefix(m.kind, "fuse") == fuse {

@@ -25,7 +25,8 @@ type Journal struct {
 	seqs    [Writers]uint64 // of each writer, never reused
 	kept    struct {
 		sync.Mutex
-		upTo [Writers]uint64 // covered by an acknowledged fsync
+		upTo   [Writers]uint64 // covered by an acknowledged fsync
+		closed bool            // acknowledgements come too late to count
 	}
 	Counts Counts
 }
@@ -38,6 +39,15 @@ type Counts struct {
 func (c *Counts) String() string {
 	return fmt.Sprintf("%d writes, %d punches, %d acknowledged flushes; %d sectors judged, %d of them with more than one value allowed",
 		c.Writes.Load(), c.Punches.Load(), c.Flushes.Load(), c.Sectors.Load(), c.Loose.Load())
+}
+
+// Add adds what another run has done.
+func (c *Counts) Add(o *Counts) {
+	c.Writes.Add(o.Writes.Load())
+	c.Punches.Add(o.Punches.Load())
+	c.Flushes.Add(o.Flushes.Load())
+	c.Sectors.Add(o.Sectors.Load())
+	c.Loose.Add(o.Loose.Load())
 }
 
 // NewJournal is that of a disk which shows [Base].
@@ -73,10 +83,22 @@ func (j *Journal) covered() (c [Writers]uint64) {
 func (j *Journal) acknowledge(c [Writers]uint64) {
 	j.kept.Lock()
 	defer j.kept.Unlock()
+	if j.kept.closed {
+		return
+	}
 	for w := range c {
 		j.kept.upTo[w] = max(j.kept.upTo[w], c[w])
 	}
 	j.Counts.Flushes.Add(1)
+}
+
+// Seal ends the taking of acknowledgements until the next load. Before a power
+// cut is simulated it must be called: an fsync that is under way when ext4 goes
+// down may find its transaction gone, and succeed. No real cut lets it answer.
+func (j *Journal) Seal() {
+	j.kept.Lock()
+	defer j.kept.Unlock()
+	j.kept.closed = true
 }
 
 // allowed are the values that a sector may hold.

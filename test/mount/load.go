@@ -32,6 +32,7 @@ type Load struct {
 // last with O_DIRECT. seed decides what they do.
 func (j *Journal) Load(raw string, seed uint64) (*Load, error) {
 	l := &Load{journal: j}
+	j.kept.closed = false
 	for w := range Writers {
 		flags := os.O_RDWR
 		if w == Writers-1 {
