@@ -34,16 +34,19 @@ func (w *Writer) Zero(off, n int64, unmap bool) error {
 // nothing has to be done for them, not even a session begun.
 func (w *Writer) zerosAlready(off, n int64) (int64, error) {
 	w.mu.RLock()
-	poison := w.poison
-	w.mu.RUnlock()
-	if poison != nil {
-		return 0, poison
+	defer w.mu.RUnlock()
+	if w.poison != nil {
+		return 0, w.poison
 	}
-	x, err := w.Extent(off, n)
+	x, err := w.lookup(off, n)
 	if err != nil || x.Kind != ops.Zero {
 		return 0, err
 	}
-	return x.Len, nil
+	if x.Len == n || (off+x.Len)%w.geometry.block != 0 {
+		return x.Len, nil
+	}
+	more, err := w.sameStates(off+x.Len, n-x.Len, ops.Zero)
+	return x.Len + more, err
 }
 
 // zeroBlock zeroes n bytes at off, which lie in one block.
