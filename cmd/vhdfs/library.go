@@ -26,10 +26,11 @@ func parentFlags() []cli.Flag {
 }
 
 // openFolders opens the image folder and those of the flags. Cache 0 means the
-// default budget.
-func openFolders(c *cli.Context, top string, cache int64) (*folders, error) {
+// default budget. A panic that an image causes is told to panicked; nil lets it
+// end the program.
+func openFolders(c *cli.Context, top string, cache int64, panicked func(where string, value any, stack []byte)) (*folders, error) {
 	f := &folders{}
-	o := ops.LibraryOptions{Formats: formats}
+	o := ops.LibraryOptions{Formats: formats, BeforeWrite: host.LoopOn, Panicked: panicked}
 	if cache > 0 {
 		o.Cache = ops.NewCache(cache)
 	}

@@ -85,7 +85,7 @@ func list(c *cli.Context, each func(func(*entry) error) error) error {
 
 // eachFound lists a folder of the host.
 func eachFound(c *cli.Context, folder string, do func(*entry) error) error {
-	f, err := openFolders(c, folder, 0)
+	f, err := openFolders(c, folder, 0, nil)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func mountCommand() *cli.Command {
 		ArgsUsage: "IMAGES MNT",
 		Category:  "mount",
 		Description: "Every image below IMAGES becomes a directory under MNT. Stays in the foreground;\n" +
-			"SIGTERM and SIGINT unmount, a second one whoever uses the mount.",
+			"SIGTERM and SIGINT flush every image and unmount.",
 		Flags: append(parentFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go to the background when the mount is ready"},
 			&cli.BoolFlag{Name: "read-only", Aliases: []string{"r"}, Usage: "write nothing to any image"},
@@ -67,7 +67,11 @@ func mountAndServe(c *cli.Context, images, mnt string) error {
 	if o.MountPoint, err = filepath.Abs(mnt); err != nil {
 		return err
 	}
-	f, err := openFolders(c, folder, cache)
+	o.Panics = new(atomic.Int64)
+	f, err := openFolders(c, folder, cache, func(where string, value any, stack []byte) {
+		o.Panics.Add(1)
+		log.WithField("stack", string(stack)).Errorf("%s: broken invariant: %v; the image answers EIO until it is opened again", where, value)
+	})
 	if err != nil {
 		return err
 	}
@@ -126,28 +130,19 @@ func serve(ctx context.Context, o fs.Options) error {
 	return err
 }
 
-// waitForEnd unmounts at the first signal unless the mount is in use, and at
-// the second one whoever uses it.
+// waitForEnd returns when the mount has gone: unmounted from outside, or by the
+// first signal, whoever uses it. What programs wrote is durable by then; those
+// that still hold files of the mount get errors.
 func waitForEnd(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal, gone <-chan struct{}) error {
-	for asked := false; ; asked = true {
-		select {
-		case <-gone:
-			return nil
-		case s := <-signals:
-			if err := notify("STOPPING=1"); err != nil {
-				log.WithError(err).Warn("service manager not told")
-			}
-			if asked {
-				log.WithField("signal", s.String()).Warn("unmounting although the mount is in use")
-				return server.Shutdown()
-			}
-			if err := server.Unmount(); err != nil {
-				log.WithError(err).WithField("signal", s.String()).Warn("the mount is in use; a second signal forces the unmount")
-				continue
-			}
-			<-gone
-			return nil
+	select {
+	case <-gone:
+		return nil
+	case s := <-signals:
+		if err := notify("STOPPING=1"); err != nil {
+			log.WithError(err).Warn("service manager not told")
 		}
+		log.WithField("signal", s.String()).Info("unmounting")
+		return server.Shutdown()
 	}
 }
 

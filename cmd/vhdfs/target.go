@@ -39,7 +39,7 @@ func openTarget(c *cli.Context, typed string) (target, error) {
 		}
 		return nil, usagef("%s is a folder; name an image file, or the directory of an image in a mount", typed)
 	}
-	f, err := openFolders(c, folder, 0)
+	f, err := openFolders(c, folder, 0, nil)
 	if err != nil {
 		return nil, err
 	}

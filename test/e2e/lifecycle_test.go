@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,25 +59,27 @@ func TestSignalsUnmount(t *testing.T) {
 	}
 }
 
-// The first signal leaves a mount alone that is in use, the second one does not.
-func TestASecondSignalForcesTheUnmount(t *testing.T) {
+// A signal ends a mount that is in use: a service manager asks once and kills
+// then. The image is closed, not left as a crash would leave it.
+func TestSignalWhileInUse(t *testing.T) {
 	dir := t.TempDir()
 	chainOfTwo(t, dir)
 	m := Start(t, dir)
-	f, err := os.Open(m.Path("child.avhdx", "raw"))
+	f, err := os.OpenFile(m.Path("child.avhdx", "raw"), os.O_RDWR, 0)
 	require.NoError(t, err)
 	defer f.Close()
-	require.NoError(t, m.cmd.Process.Signal(unix.SIGTERM))
-	b := make([]byte, 4096)
-	_, err = f.ReadAt(b, 0)
+	want := []byte("written and never flushed by its program")
+	_, err = f.WriteAt(want, 1<<20)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		_ = m.cmd.Process.Signal(unix.SIGTERM) // until one comes after the first was handled
-		_, err := os.Stat(m.Path("child.avhdx"))
-		return err != nil
-	}, patience, 50*time.Millisecond)
+	require.NoError(t, m.cmd.Process.Signal(unix.SIGTERM))
 	log := m.end()
-	require.Contains(t, log, "in use")
+	require.True(t, m.cmd.ProcessState.Success(), log)
+
+	out, err := Command(t, dir, "info", "--json", "child.avhdx")
+	require.NoError(t, err, out)
+	require.Contains(t, out, `"LogState": "clean"`)
+	again := Start(t, dir)
+	require.Equal(t, string(want), again.Shell(t, "dd if=child.avhdx/raw bs=1 skip=1048576 count=40 status=none"))
 }
 
 func TestUmountOfABusyMountFails(t *testing.T) {
@@ -122,4 +125,32 @@ func daemonOf(t *testing.T, mnt string) int {
 	var daemon struct{ PID int }
 	decode(t, filepath.Join(mnt, ".vhdfs", "daemon.json"), &daemon)
 	return daemon.PID
+}
+
+// Whoever writes through a loop device on the image file does so past every lock.
+func TestALoopDeviceOnTheFileKeepsWritersOut(t *testing.T) {
+	need.Loop(t)
+	dir := t.TempDir()
+	chainOfTwo(t, dir)
+	out, err := exec.Command("losetup", "--find", "--show", filepath.Join(dir, "child.avhdx")).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	detach := func() error { return exec.Command("losetup", "-d", strings.TrimSpace(string(out))).Run() }
+	detached := false
+	t.Cleanup(func() {
+		if !detached {
+			require.NoError(t, detach())
+		}
+	})
+	m := Start(t, dir)
+	raw := m.Path("child.avhdx", "raw")
+	_, err = os.OpenFile(raw, os.O_RDWR, 0)
+	require.ErrorIs(t, err, unix.EBUSY)
+	f, err := os.Open(raw)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, detach())
+	detached = true
+	f, err = os.OpenFile(raw, os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
 }
