@@ -95,6 +95,7 @@ type run struct {
 	g         *crash.Guest
 	f         Fault
 	k         int
+	n         int      // calls so far
 	hit       sim.Call // the call that failed first
 	synced    bool     // a sync of this session failed
 	mayPoison bool     // that, or a flush did: an error of either may poison
@@ -111,17 +112,18 @@ func Inject(s *crash.Subject, p *crash.Prepared, q crash.Sequence, k int, f Faul
 	}
 	r := &run{s: s, g: g, f: f, k: k}
 	h.SetFault(r.hook)
-	err = r.steps(q)
-	h.SetFault(nil)
-	if err != nil {
+	if err := r.steps(q); err != nil {
 		return r.hit, err
 	}
+	h.SetFault(nil)
 	if err := r.live(p); err != nil {
 		return r.hit, fmt.Errorf("the open disk: %w", err)
 	}
+	h.SetFault(r.hook)
 	if !g.Closed() {
-		_ = g.Close() // a disk that failed may say so once more
+		_ = g.Close() // may fail, by the fault or for what failed before
 	}
+	h.SetFault(nil)
 	events := h.Events()
 	o := crash.Options{Seed: uint64(k), Limit: states}
 	if _, err := s.Run(&crash.Recording{Base: p.Host.Clone(), Events: events}, p.History, o); err != nil {
@@ -138,7 +140,8 @@ func Inject(s *crash.Subject, p *crash.Prepared, q crash.Sequence, k int, f Faul
 }
 
 func (r *run) hook(c sim.Call) error {
-	if c.N != r.k && !(r.f.Sticky && c.N > r.k) || !r.f.Fits(c.Op) {
+	r.n++
+	if r.n != r.k && !(r.f.Sticky && r.n > r.k) || !r.f.Fits(c.Op) {
 		return nil
 	}
 	if r.hit.N == 0 {
