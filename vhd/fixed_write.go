@@ -15,6 +15,7 @@ type fixedWriter struct {
 	found    slots       // the footer as it was when the file was opened
 	changed  atomic.Bool // something was written since the last flush
 	poisoned atomic.Bool
+	flushes  sync.Mutex // held by the one that syncs; comes before mu
 	mu       struct {
 		sync.Mutex
 		begun bool // found was compared with the file
@@ -70,6 +71,8 @@ func (w *fixedWriter) Zero(off, n int64, _ bool) error {
 }
 
 func (w *fixedWriter) Flush() error {
+	w.flushes.Lock() // one that finds nothing to do must not pass one that is under way
+	defer w.flushes.Unlock()
 	if w.poisoned.Load() {
 		return errPoisoned
 	}

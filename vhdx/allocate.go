@@ -14,7 +14,7 @@ const zeroChunk = mib
 // zeroFile makes a part of the file read as zeros. With punch its space goes
 // back to the host where the host can do that.
 func (w *Writer) zeroFile(s span, punch bool) error {
-	w.unsynced.Store(true)
+	defer w.unsynced.Store(true) // after the change: a sync that ran before it does not cover it
 	if punch {
 		err := w.f.Punch(s.off, s.len())
 		if !errors.Is(err, errors.ErrUnsupported) {
