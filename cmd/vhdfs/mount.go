@@ -25,7 +25,7 @@ func mountCommand() *cli.Command {
 		ArgsUsage: "IMAGES MNT",
 		Category:  "mount",
 		Description: "Every image below IMAGES becomes a directory under MNT. Stays in the foreground;\n" +
-			"SIGTERM and SIGINT flush every image and unmount.",
+			"SIGTERM and SIGINT flush every image and unmount; a second one does not wait for that.",
 		Flags: append(parentFlags(),
 			&cli.BoolFlag{Name: "daemon", Aliases: []string{"d"}, Usage: "go to the background when the mount is ready"},
 			&cli.BoolFlag{Name: "read-only", Aliases: []string{"r"}, Usage: "write nothing to any image"},
@@ -77,6 +77,9 @@ func mountAndServe(c *cli.Context, images, mnt string) error {
 	}
 	o.Library, o.Single, o.Source, o.OnMounted = f.lib, name, filepath.Join(folder, name), f.refuse
 	err = serve(c.Context, o)
+	if errors.Is(err, errForced) {
+		return err // the process's end closes what is open, as a crash would
+	}
 	return errors.Join(err, f.Close())
 }
 
@@ -142,7 +145,29 @@ func waitForEnd(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal,
 			log.WithError(err).Warn("service manager not told")
 		}
 		log.WithField("signal", s.String()).Info("unmounting")
-		return server.Shutdown()
+		return shutdown(server, signals)
+	}
+}
+
+// errForced is the end that somebody asked for who would not wait for a flush.
+var errForced = errors.New("a second signal ended the mount before every image was flushed")
+
+// ending is how an [fs.Server] ends: in order, or at once.
+type ending interface {
+	Shutdown() error
+	Detach() error
+}
+
+// shutdown ends the service in order, unless a second signal comes before that is
+// done: a flush to a host that does not answer may take for ever.
+func shutdown(server ending, signals <-chan os.Signal) error {
+	done := make(chan error, 1)
+	go func() { done <- server.Shutdown() }()
+	select {
+	case err := <-done:
+		return err
+	case <-signals:
+		return errors.Join(errForced, server.Detach())
 	}
 }
 
