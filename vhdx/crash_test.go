@@ -1,7 +1,6 @@
 package vhdx
 
 import (
-	"errors"
 	"os"
 	"testing"
 
@@ -86,39 +85,6 @@ func TestPowerCuts(t *testing.T) {
 				}
 			}
 			t.Logf("%d states, %d of recoveries", done.States, done.Deep)
-		})
-	}
-}
-
-// Each sync of a session is needed: without it some state breaks a promise.
-// Those of ids are seen by TestIDsChangeFirst.
-func TestEverySyncIsNeeded(t *testing.T) {
-	for _, label := range []string{
-		"vhdx.replay", "vhdx.header.replayed", "vhdx.log.first", "vhdx.payload",
-		"vhdx.log.entry", "vhdx.close.tables", "vhdx.close.header", "vhdx.close.second",
-	} {
-		t.Run(label, func(t *testing.T) {
-			t.Parallel()
-			var states int
-			for _, c := range crashedImages() {
-				s, p := c.start(t)
-				for i, q := range crash.Sequences(3)[:150] {
-					r, met, err := s.Record(p, q, label)
-					require.NoError(t, err)
-					if met[label] == 0 {
-						continue
-					}
-					n, err := s.Run(r, p.History, crash.Options{Seed: uint64(i), Limit: 120})
-					states += n.States
-					var v *crash.Violation
-					if errors.As(err, &v) {
-						t.Logf("seen after %d states by %s, %q: %v", states, c.name, q, v)
-						return
-					}
-					require.NoError(t, err)
-				}
-			}
-			t.Fatalf("dropped, and none of %d states shows it", states)
 		})
 	}
 }

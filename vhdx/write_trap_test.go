@@ -210,6 +210,37 @@ func TestRingWraps(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
+// Pages go to the log so that nothing relies on a page behind it: bitmaps first,
+// then the BAT from its end, where the bitmaps' entries follow their blocks'.
+func TestLogOrder(t *testing.T) {
+	h := created(t, childSpec(ops.CreateSpec{Size: 16 << 30, BlockSize: 1 << 20}))
+	w := openWriter(t, h)
+	for _, off := range []int64{0, 600 * mib, 5 << 30, 9<<30 + 512} {
+		write(t, w, off, fill(512, 1))
+	}
+	batch, _, _, err := w.snapshot()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(batch), 9)
+	at := map[int64]int{}
+	for i, p := range batch {
+		at[p.page] = i
+	}
+	g := w.geometry
+	page := func(i int64) int { return at[(w.regions.bat.off+i*entryBytes)/pageSize] }
+	for _, b := range []int64{0, 600, 5 << 10, 9 << 10} {
+		m := g.bitmapIndex(b / g.ratio)
+		e, err := w.entryAt(m)
+		require.NoError(t, err)
+		first, _ := g.bitmapSlice(b)
+		bits, ok := at[(e.offset()+first/8)/pageSize]
+		require.True(t, ok)
+		require.Less(t, bits, page(m), "bits of block %d before their bitmap's entry", b)
+		require.LessOrEqual(t, page(m), page(g.payloadIndex(b)), "and that before the block's")
+	}
+	require.NoError(t, w.Flush())
+	closed(t, h, w)
+}
+
 // Writers, readers, trims and flushes at once; each sector is one writer's.
 func TestConcurrentWriters(t *testing.T) {
 	const writers, size = 8, 12 * mib
