@@ -46,8 +46,19 @@ type View struct {
 
 var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
-// Read reads the whole disk: extents say what there is, runs what it holds.
-func (s *Subject) Read(l ops.Layer) (*View, error) {
+// Read reads the whole disk: extents say what there is, runs what it holds, but
+// where data stand in a hole of the host file they are taken for the zeros that
+// they are.
+func (s *Subject) Read(h *sim.Host, l ops.Layer) (*View, error) {
+	f, err := h.Dir(path.Dir(s.Path)).Open(path.Base(s.Path), ops.Read)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.read(f, l)
+	return v, errors.Join(err, f.Close())
+}
+
+func (s *Subject) read(f ops.File, l ops.Layer) (*View, error) {
 	v := &View{data: map[int64][]byte{}}
 	buf := buffers.Get().(*[256 << 10]byte)
 	defer buffers.Put(buf)
@@ -60,7 +71,7 @@ func (s *Subject) Read(l ops.Layer) (*View, error) {
 			return nil, fmt.Errorf("extent at %d is empty", off)
 		}
 		if e.Kind == ops.Data {
-			if err := readRuns(l, off, e.Len, buf[:], v); err != nil {
+			if err := readStored(f, l, off, e, buf[:], v); err != nil {
 				return nil, err
 			}
 		}
@@ -70,6 +81,27 @@ func (s *Subject) Read(l ops.Layer) (*View, error) {
 		off += e.Len
 	}
 	return v, nil
+}
+
+// readStored reads an extent of data where its file is no hole. Blocks start, and
+// holes end, at whole sectors of the file.
+func readStored(f ops.File, l ops.Layer, off int64, e ops.Extent, buf []byte, v *View) error {
+	for at, end := e.Pos, e.Pos+e.Len; at < end; {
+		data, hole, err := f.NextData(at)
+		if err == io.EOF || data >= end {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if at = min(hole, end); data < at {
+			err = readRuns(l, off+data-e.Pos, at-data, buf, v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func readRuns(l ops.Layer, off, n int64, buf []byte, v *View) error {
@@ -211,7 +243,7 @@ func (s *Subject) look(h *sim.Host, check bool) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.Read(l)
+	v, err := s.Read(h, l)
 	if s.Also != nil && err == nil {
 		err = s.Also(h, l, v)
 	}

@@ -210,7 +210,7 @@ func (r *run) live(p *crash.Prepared) error {
 	if r.g.Closed() {
 		return nil
 	}
-	view, err := r.s.Read(r.g.Writer)
+	view, err := r.s.Read(r.g.Host, r.g.Writer)
 	if err != nil {
 		return err
 	}

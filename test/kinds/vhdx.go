@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path"
 
 	"vhdfs/ops"
 	"vhdfs/test/crash"
@@ -67,11 +68,17 @@ func idsTell(s *crash.Subject, p *crash.Prepared) error {
 		return err
 	}
 	s.Also = func(h *sim.Host, l ops.Layer, v *crash.View) error {
-		if err := v.Same(before); err != nil && l.Info().LinkID == link {
-			return fmt.Errorf("DataWriteGuid is the old one: %w", err)
+		if l.Info().LinkID == link {
+			if err := v.Same(before); err != nil {
+				return fmt.Errorf("DataWriteGuid is the old one: %w", err)
+			}
+		}
+		id, err := fileWriteGUIDOf(h, s.Path)
+		if err != nil || id != fileWriteGUID(file) {
+			return err
 		}
 		now, err := h.ReadFile(s.Path)
-		if err != nil || fileWriteGUID(now) != fileWriteGUID(file) {
+		if err != nil {
 			return err
 		}
 		if len(now) != len(file) || !bytes.Equal(now[fixture.VHDXRegion1:], file[fixture.VHDXRegion1:]) {
@@ -88,14 +95,28 @@ func look(s *crash.Subject, h *sim.Host) (*crash.View, ops.GUID, error) {
 	if err != nil {
 		return nil, ops.GUID{}, err
 	}
-	v, err := s.Read(l)
+	v, err := s.Read(h, l)
 	return v, l.Info().LinkID, errors.Join(err, l.Close())
 }
 
-// fileWriteGUID is that of the header with the higher sequence number; no state
-// tears a header so that its checksum is wrong.
-func fileWriteGUID(file []byte) (id [16]byte) {
-	a, b := file[fixture.VHDXHeader1:], file[fixture.VHDXHeader2:]
+func fileWriteGUIDOf(h *sim.Host, name string) ([16]byte, error) {
+	f, err := h.Dir(path.Dir(name)).Open(path.Base(name), ops.Read)
+	if err != nil {
+		return [16]byte{}, err
+	}
+	var a, b [32]byte
+	_, errA := f.ReadAt(a[:], fixture.VHDXHeader1)
+	_, errB := f.ReadAt(b[:], fixture.VHDXHeader2)
+	return newer(a[:], b[:]), errors.Join(errA, errB, f.Close())
+}
+
+func fileWriteGUID(file []byte) [16]byte {
+	return newer(file[fixture.VHDXHeader1:], file[fixture.VHDXHeader2:])
+}
+
+// newer is the FileWriteGuid of the header with the higher sequence number; no
+// state tears a header so that its checksum is wrong.
+func newer(a, b []byte) (id [16]byte) {
 	if binary.LittleEndian.Uint64(b[8:]) > binary.LittleEndian.Uint64(a[8:]) {
 		a = b
 	}
