@@ -28,17 +28,20 @@ func umountCommand() *cli.Command {
 		Usage:     "unmount, and wait until every image is closed",
 		ArgsUsage: "MNT",
 		Category:  "mount",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "as root: cut off a daemon that hangs; what it has not flushed is lost"},
+		},
 		Action: func(c *cli.Context) error {
 			args, err := positional(c, "MNT")
 			if err != nil {
 				return err
 			}
-			return umount(args[0])
+			return umount(args[0], c.Bool("force"))
 		},
 	}
 }
 
-func umount(typed string) error {
+func umount(typed string, force bool) error {
 	mnt, err := filepath.Abs(typed)
 	if err != nil {
 		return err
@@ -49,6 +52,9 @@ func umount(typed string) error {
 	}
 	if !ours {
 		return usagef("%s is not the mount point of a vhdfs mount", typed)
+	}
+	if force {
+		return cutOff(mnt)
 	}
 	b, err := os.ReadFile(filepath.Join(mnt, ".vhdfs", "daemon.json"))
 	if errors.Is(err, unix.ENOTCONN) {
@@ -71,6 +77,24 @@ func umount(typed string) error {
 		err = waitForExit(pidfd, d.PID)
 	}
 	return errors.Join(err, unix.Close(pidfd))
+}
+
+// cutOff aborts the connection between the kernel and a daemon, then takes the
+// mount away. It asks the daemon nothing. A daemon that was killed while the
+// kernel waited for it to take dirty pages ends in no other way: the kernel's
+// wait holds its last descriptor of the connection.
+func cutOff(mnt string) error {
+	if os.Geteuid() != 0 {
+		return ops.Errorf(ops.ErrForbidden, 0, "unmount %s by force: only root can", mnt)
+	}
+	err := unix.Unmount(mnt, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) { // aborted, and somebody still has files open
+		err = unix.Unmount(mnt, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s by force: %w", mnt, err)
+	}
+	return nil
 }
 
 // unmount fails with ErrBusy while somebody uses the mount.

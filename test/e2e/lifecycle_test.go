@@ -119,6 +119,26 @@ func TestUmountOfADeadMount(t *testing.T) {
 	require.Empty(t, mountsBelow(filepath.Dir(mnt)))
 }
 
+// A daemon that does not answer is cut off, and ends when it runs again.
+func TestUmountByForceOfAHungDaemon(t *testing.T) {
+	need.Root(t)
+	dir := t.TempDir()
+	chainOfTwo(t, dir)
+	m := Start(t, dir)
+	f, err := os.Open(m.Path("child.avhdx", "raw"))
+	require.NoError(t, err)
+	require.NoError(t, m.cmd.Process.Signal(unix.SIGSTOP))
+	out, err := Command(t, dir, "umount", "--force", m.Dir)
+	require.NoError(t, m.cmd.Process.Signal(unix.SIGCONT))
+	require.NoError(t, err, out)
+	require.Empty(t, mountsBelow(filepath.Dir(m.Dir)))
+	_, err = f.ReadAt(make([]byte, 512), 0)
+	require.Error(t, err)
+	require.NoError(t, f.Close())
+	log := m.end()
+	require.True(t, m.cmd.ProcessState.Success(), log)
+}
+
 // daemonOf is the process id of a mount's daemon.
 func daemonOf(t *testing.T, mnt string) int {
 	t.Helper()
