@@ -104,10 +104,12 @@ func (w *Writer) logPages(batch []pageCopy, size int64) error {
 	for i := 0; i < len(batch); {
 		n := min(len(batch)-i, int(maxEntryPages))
 		if !l.room(n) {
-			if err := w.commit(batch[first:i]); err != nil {
-				return err
+			if i > first {
+				if err := w.commit(batch[first:i]); err != nil {
+					return err
+				}
 			}
-			if err := w.emptyRing(); err != nil {
+			if err := w.emptyRing(size); err != nil {
 				return err
 			}
 			first = i
@@ -126,6 +128,7 @@ func (w *Writer) commit(pages []pageCopy) error {
 	if err := w.sync("vhdx.log.entry"); err != nil {
 		return err
 	}
+	w.session.log.durable()
 	w.session.pending = append(w.session.pending, pages...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -137,16 +140,29 @@ func (w *Writer) commit(pages []pageCopy) error {
 	return nil
 }
 
-// emptyRing makes every entry of the ring needless: their pages durable in place.
-func (w *Writer) emptyRing() error {
+// emptyRing makes every entry of the ring needless, in two steps, each durable
+// before the next:
+//
+//	pages in place      the log is still replayed, to the same effect
+//	an empty entry      names itself as the oldest; all before it may be overwritten
+func (w *Writer) emptyRing(size int64) error {
 	if err := w.place(); err != nil {
 		return err
 	}
-	w.unsynced.Store(false)
-	if err := w.sync("vhdx.log.room"); err != nil {
+	if w.unsynced.Swap(false) {
+		if err := w.sync("vhdx.log.room"); err != nil {
+			return err
+		}
+	}
+	l := w.session.log
+	l.retire()
+	if err := l.append(nil, size); err != nil {
 		return err
 	}
-	w.session.log.retire()
+	if err := w.sync("vhdx.log.turn"); err != nil {
+		return err
+	}
+	l.durable()
 	return nil
 }
 

@@ -18,22 +18,31 @@ type logWriter struct {
 	guid ops.GUID
 	seq  uint64 // of the entry before the next
 	head int64  // ring offset of the next entry
-	tail int64  // ring offset of the oldest entry that is still needed
-	used int64  // bytes from tail to head
+	tail int64  // what the next entry names as the oldest that is needed; head: itself
+	last int64  // what the entry before it named
+	used int64  // bytes up to head from the tail that the newest durable entry names
 }
 
 func newLogWriter(f ops.File, h header, guid ops.GUID) *logWriter {
 	return &logWriter{f: f, guid: guid, ring: ring{r: f, off: int64(h.logOffset), length: int64(h.logLength)}}
 }
 
-// room tells whether an entry of n pages fits. One sector stays free, so that
-// the head never meets the tail.
+// room tells whether an entry of n pages fits. What the newest durable entry needs
+// stays as it is, needless pages included: a torn entry over it would leave a log
+// without a valid one. One sector more stays free, for an entry without pages.
 func (l *logWriter) room(n int) bool {
 	return l.used+(1+int64(n))*pageSize+pageSize <= l.ring.length
 }
 
-// retire gives the whole ring back: every entry's pages are durable in place.
-func (l *logWriter) retire() { l.tail, l.used = l.head, 0 }
+// retire makes the next entry the oldest that is needed: the pages of all others
+// are durable in place. Their room is free once that entry is durable.
+func (l *logWriter) retire() { l.tail = l.head }
+
+// durable tells that the file was synced with all entries in it: the ring up to
+// the tail that the newest one names is free.
+func (l *logWriter) durable() {
+	l.used = (l.head - l.last + l.ring.length) % l.ring.length
+}
 
 // append writes an entry with at most maxEntryPages pages; it counts when the
 // file is synced. fileSize is the size that the file has durably and that holds
@@ -48,7 +57,7 @@ func (l *logWriter) append(pages []pageCopy, fileSize int64) error {
 	if err != nil {
 		return fmt.Errorf("vhdx: write log entry %d: %w", l.seq+1, err)
 	}
-	l.seq++
+	l.seq, l.last = l.seq+1, l.tail
 	l.head = (l.head + int64(len(b))) % l.ring.length
 	l.used += int64(len(b))
 	return nil
@@ -57,14 +66,11 @@ func (l *logWriter) append(pages []pageCopy, fileSize int64) error {
 // encode is the next entry: header, descriptors, data sectors. FlushedFileOffset
 // is rounded down to what is surely there, LastFileOffset up.
 func (l *logWriter) encode(pages []pageCopy, fileSize int64) []byte {
-	seq, tail := l.seq+1, l.tail
-	if l.used == 0 {
-		tail = l.head
-	}
+	seq := l.seq + 1
 	b := make([]byte, pageSize*(1+int64(len(pages))))
 	copy(b, "loge")
 	le.PutUint32(b[8:], uint32(len(b)))
-	le.PutUint32(b[12:], uint32(tail))
+	le.PutUint32(b[12:], uint32(l.tail))
 	le.PutUint64(b[16:], seq)
 	le.PutUint32(b[24:], uint32(len(pages)))
 	l.guid.PutLE(b[32:])

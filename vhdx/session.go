@@ -119,6 +119,7 @@ func (w *Writer) beginLocked() error {
 	if err := w.syncLocked("vhdx.log.first"); err != nil {
 		return err
 	}
+	s.log.durable()
 	h = w.headers.current
 	h.log, h.logVersion, h.dataWrite = s.log.guid, 0, ops.NewGUID()
 	if err := w.putHeaderLocked(h, "vhdx.header.log"); err != nil {
