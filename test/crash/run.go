@@ -18,6 +18,7 @@ type Options struct {
 	Seed  uint64
 	Limit int // states; 0: all
 	After int // events before which the power stays on
+	Every int // one state in so many; 0: all
 	Deep  int // one state in so many has its recovery recorded and cut, too; 0: none
 }
 
@@ -54,9 +55,9 @@ func (s *Subject) Run(r *Recording, start *History, o Options) (Result, error) {
 
 func (s *Subject) run(r *Recording, start *History, o Options, depth int) (Result, error) {
 	var done Result
-	history, seen := start.Clone(), 0
+	history, seen, met := start.Clone(), 0, 0
 	err := r.Each(o.Seed, func(state *State) error {
-		if state.At < o.After {
+		if met++; state.At < o.After || o.Every > 0 && met%o.Every != 0 {
 			return nil
 		}
 		if o.Limit > 0 && done.States >= o.Limit {

@@ -36,6 +36,13 @@ func vhdxs() []Kind {
 	}
 }
 
+// Wide is a VHDX of many table pages: one flush of a write to every 512 MiB has
+// more to log than its log has room for, and what comes later in the log relies
+// on what came first.
+func Wide() Kind {
+	return vhdxKind("differencing, wide", fixture.VHDX{Size: 80 << 30, BlockSize: mib, Parent: vhdxParent()}, false)
+}
+
 func vhdxKind(name string, v fixture.VHDX, used bool) Kind {
 	return Kind{Name: "vhdx " + name, Format: vhdx.Format, Path: "/vms/disk.vhdx", Differencing: v.Parent != nil, image: v.Bytes, held: v.Writes, used: used, also: idsTell}
 }
