@@ -20,7 +20,8 @@ type controlState struct {
 	last    []byte // the answer to the last request; nil: none yet
 }
 
-// control is the file that runs op on an image: write a request, read the answer.
+// control is the file that runs op on an image, or for the service on the image
+// folder: write a request, read the answer.
 func (m *mount) control(op *ops.Op, ref ops.Ref) *textFile {
 	key := controlKey{image: ref.Name, op: op.Name}
 	return &textFile{
@@ -89,6 +90,9 @@ func (m *mount) execute(ctx context.Context, key controlKey, op *ops.Op, ref ops
 	args, err := op.Parse(text)
 	if err != nil {
 		return op.Refuse(err)
+	}
+	if op.Writes && m.opts.ReadOnly {
+		return op.Refuse(ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", op.Name))
 	}
 	if !m.begin(key) {
 		return op.Refuse(ops.Errorf(ops.ErrBusy, 0, "%s: %s runs already", ref.Name, op.Name))

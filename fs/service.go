@@ -15,6 +15,11 @@ func (m *mount) service() *table {
 			small("log", m.text(m.renderLog)),
 			small("metrics", m.text(m.renderMetrics)),
 		}
+		for _, op := range m.opts.Ops {
+			if op.Service {
+				rows = append(rows, small(op.Name, m.control(op, m.lib.Top("."))))
+			}
+		}
 		for _, d := range m.opts.Service {
 			rows = append(rows, small(d.Name, m.document(d, ops.Ref{})))
 		}

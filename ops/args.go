@@ -12,12 +12,13 @@ type ArgKind uint8
 
 // Kinds of arguments with the type that [Args] holds for them.
 const (
-	ArgText ArgKind = iota // string, not empty
-	ArgPath                // string, not empty
-	ArgSize                // Amount
-	ArgBool                // bool
-	ArgWord                // string: the Text of one of Arg.Words
-	ArgID                  // GUID
+	ArgText    ArgKind = iota // string, not empty
+	ArgPath                   // string, not empty
+	ArgSize                   // Amount
+	ArgBool                   // bool
+	ArgWord                   // string: the Text of one of Arg.Words
+	ArgID                     // GUID
+	ArgNewPath                // string, not empty: of a file to be made
 )
 
 // Arg is one argument of an operation.
@@ -87,7 +88,7 @@ func (a *Arg) synopsis() string {
 func (a *Arg) placeholder() string {
 	words := make([]string, 0, len(a.Words)+1)
 	switch a.Kind {
-	case ArgPath:
+	case ArgPath, ArgNewPath:
 		return "PATH"
 	case ArgBool:
 		return "true|false"

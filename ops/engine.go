@@ -32,6 +32,7 @@ type Engine struct {
 		upgraded   bool   // there was a writer: the file may lag behind
 		setWriters int    // of these through a set
 		children   int    // chains that read through it
+		still      int    // operations that keep writers out
 		chain      *Chain // of the handles, nil before the first
 	}
 	mu struct {

@@ -17,6 +17,7 @@ type Handle struct {
 	set      *Found // the set through which it was opened, nil without one
 	write    bool
 	admitted bool // counted in Engine.use.admitted
+	still    bool // counted in Engine.use.still
 	closed   atomic.Bool
 }
 
@@ -73,6 +74,8 @@ func (h *Handle) enterLocked() error {
 		return Errorf(ErrBusy, StatusOwned, "%s: its set is open for writing", e.ref.Path())
 	case h.set != nil && h.write && use.named > 0:
 		return Errorf(ErrBusy, StatusOwned, "%s is open by its own name", e.ref.Path())
+	case h.write && use.still > 0:
+		return Errorf(ErrBusy, StatusParentOpen, "%s is read by an operation", e.ref.Path())
 	case h.write && use.children > 0:
 		return Errorf(ErrReadOnly, StatusParentOpen, "%s is the parent of an image that is open", e.ref.Path())
 	}
@@ -93,6 +96,9 @@ func (h *Handle) countLocked(by int) {
 	}
 	if h.admitted {
 		use.admitted += by
+	}
+	if h.still {
+		use.still += by
 	}
 }
 

@@ -14,6 +14,11 @@ type Op struct {
 	Args   []Arg
 	// JobType is the number in Msvm_StorageJob.JobType, 0 where it has none.
 	JobType uint16
+	// Service tells that it is the service's own, not an image's: its control
+	// file is in .vhdfs, and the command names the file that it makes.
+	Service bool
+	// Writes tells that it makes or changes files of the host.
+	Writes bool
 	// Can tells whether images like this one have the operation; nil: all have.
 	Can func(*Found) bool
 	// Run does the work. Its fields stand in the answer on failure too: they say
@@ -23,13 +28,19 @@ type Op struct {
 }
 
 // All is the table of operations, in the order of the documentation.
-var All = []*Op{opCheck, opValidate}
+var All = []*Op{opCheck, opConvert, opCreate, opCreateFloppy, opValidate}
 
 // Request is one call of an operation.
 type Request struct {
 	Library *Library
-	Image   Ref
+	Image   Ref // of the service: the image folder
 	Args    Args
+	// Named are folders that the caller chose besides the image folder: their
+	// files may be named by absolute path.
+	Named []Dir
+	// Progress, if not nil, is told how many bytes of all are done, by one
+	// goroutine at a time.
+	Progress func(done, all int64)
 }
 
 // Title is the name that answers carry: the service's method where it has one.

@@ -3,7 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os/signal"
+	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -12,24 +16,37 @@ import (
 
 // opCommand is the subcommand of an operation.
 func opCommand(op *ops.Op) *cli.Command {
+	image, open := "IMAGE", openTarget
+	if op.Service { // what comes first is the file that it makes
+		image, open = "NEW", openFolderOf
+	}
 	return &cli.Command{
 		Name:        op.Name,
 		Usage:       op.Brief,
-		ArgsUsage:   "IMAGE " + op.Synopsis(),
+		ArgsUsage:   image + " " + op.Synopsis(),
 		Description: op.Usage(),
 		Category:    "operations",
 		Flags:       append(parentFlags(), jsonFlag()),
 		Action: func(c *cli.Context) error {
 			if c.NArg() == 0 {
-				return usagef("IMAGE is missing: vhdfs %s %s", op.Name, c.Command.ArgsUsage)
+				return usagef("%s is missing: vhdfs %s %s", image, op.Name, c.Command.ArgsUsage)
 			}
-			return withTarget(c, c.Args().First(), func(t target) error {
-				answer, err := t.do(c.Context, op, c.Args().Tail())
-				if err != nil {
-					return err
-				}
-				return printAnswer(c, op, answer)
-			})
+			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			first, words := c.Args().First(), c.Args().Tail()
+			if op.Service {
+				first = strings.TrimPrefix(first, "path=")
+				words = append([]string{"path=" + first}, words...)
+			}
+			t, err := open(c, first)
+			if err != nil {
+				return err
+			}
+			answer, err := t.do(ctx, op, words)
+			if err := errors.Join(err, t.Close()); err != nil {
+				return err
+			}
+			return printAnswer(c, op, answer)
 		},
 		BashComplete: func(c *cli.Context) {
 			for _, a := range op.Args {

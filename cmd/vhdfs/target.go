@@ -66,7 +66,11 @@ func (d *direct) do(ctx context.Context, op *ops.Op, words []string) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(op.Do(ctx, &ops.Request{Library: d.lib, Image: d.image, Args: args}))
+	named, err := d.named(op, args)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(op.Do(ctx, &ops.Request{Library: d.lib, Image: d.image, Args: args, Named: named}))
 }
 
 // mounted is the directory of an image in a mount.

@@ -1,0 +1,99 @@
+package ops
+
+import (
+	"context"
+	"errors"
+)
+
+// opCreate makes a disk: empty, a child, or a copy.
+var opCreate = &Op{
+	Name:    "create",
+	Method:  "CreateVirtualHardDisk",
+	Brief:   "make a disk: fixed, dynamic, or the child of another",
+	JobType: 1,
+	Service: true,
+	Writes:  true,
+	Args: []Arg{
+		argPath,
+		argSize.with("bytes of the disk, rounded up to whole sectors; default that of the parent or the source"),
+		argType.with("default dynamic, and differencing with a parent"),
+		argFormat.with("default by the extension, which it has to match"),
+		argParent,
+		argBlock,
+		{Name: "LogicalSectorSize", Short: "sector", Kind: ArgSize, Help: "512 or, of a VHDX, 4096; default 0: 512, and that of the parent"},
+		argPhys,
+		argID,
+		{Name: "Source", Kind: ArgPath, Help: "an image or a raw file to be copied"},
+	},
+	Run: runCreate,
+}
+
+var argFormat = Arg{Name: "Format", Kind: ArgWord, Words: []Word{{"vhd", FormatVHD}, {"vhdx", FormatVHDX}, {"vhds", FormatSet}}}
+
+func runCreate(ctx context.Context, r *Request) (_ Fields, err error) {
+	t, err := r.newTarget()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	switch {
+	case t.format == nil || t.format.Number != FormatVHD && t.format.Number != FormatVHDX:
+		return nil, Errorf(ErrUsage, 0, "path=%q: want a disk in .vhd, .vhdx, .avhdx or .avhd", t.ref.Name)
+	case t.spec.Type == 0:
+		t.spec.Type = Dynamic
+	}
+	var src source
+	if r.Args.Has("Source") {
+		if src, err = r.openSource(); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, src.Close()) }()
+		if err := t.sizeFrom(src); err != nil {
+			return nil, err
+		}
+	} else if t.spec.Size == 0 && t.spec.Type != Differencing {
+		return nil, Errorf(ErrUsage, StatusSizeInvalid, "size is required for a %s image", t.spec.Type)
+	}
+	if err := t.settle(r, 512); err != nil {
+		return nil, err
+	}
+	if err := t.make(ctx, src, r.Progress); err != nil {
+		return nil, err
+	}
+	return Fields{{"Path", t.ref.Path()}}, nil
+}
+
+// openSource opens the image, or the raw file, that a new image is a copy of.
+func (r *Request) openSource() (source, error) {
+	ref, err := r.place("source", r.Args.Text("Source"))
+	if err != nil {
+		return nil, err
+	}
+	if r.Library.IsImageName(ref.Name) {
+		return r.Library.openStill(ref)
+	}
+	f, err := ref.Dir.Open(ref.Name, Read)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		err = f.Lock(false)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return rawSource{NewRaw(f, st.Size)}, nil
+}
+
+// sizeFrom takes the size of what is copied. More is asked for or nothing: the
+// copy of a part is none.
+func (t *target) sizeFrom(src source) error {
+	switch size := src.Size(); {
+	case t.spec.Size == 0:
+		t.spec.Size = size
+	case t.spec.Size < size:
+		return Errorf(ErrUsage, StatusSizeMismatch, "size=%d: the source has %d bytes", t.spec.Size, size)
+	}
+	return nil
+}
