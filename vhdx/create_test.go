@@ -196,6 +196,30 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// A log that we leave, QEMU replays: to what the last flush acknowledged.
+func TestQEMUReplaysOurLog(t *testing.T) {
+	for _, flushes := range []int{1, 2, 90} {
+		h := created(t, ops.CreateSpec{Type: ops.Dynamic, Size: 200 * mib, BlockSize: 1 << 20})
+		w := openWriter(t, h)
+		model := make([]byte, w.Size())
+		broken := false
+		failTables(h, w.regions.bat, &broken)
+		for i := range int64(flushes) {
+			broken = int(i) == flushes-1
+			off := i*2*mib + 512
+			write(t, w, off, fill(512, byte(i+1)))
+			copy(model[off:], fill(512, byte(i+1)))
+			require.NoError(t, w.Flush())
+		}
+		path := onDisk(t, h)
+		raw := filepath.Join(t.TempDir(), "raw")
+		require.NoError(t, os.WriteFile(raw, model, 0o600))
+		require.Equal(t, ops.LogReplayed, openFile(t, path).Info().Log)
+		qemuImg(t, "check", "-r", "all", "-f", "vhdx", path)
+		require.Contains(t, qemuImg(t, "compare", "-f", "raw", "-F", "vhdx", raw, path), "identical")
+	}
+}
+
 // QEMU sees of a new image what was asked for.
 func TestQEMUSeesWhatWasCreated(t *testing.T) {
 	path := onDisk(t, created(t, ops.CreateSpec{Type: ops.Dynamic, Size: 3 << 30, BlockSize: 8 << 20}))

@@ -39,65 +39,75 @@ func with(e fixture.LogEntry, f func(*fixture.LogEntry)) fixture.LogEntry {
 	return e
 }
 
-// Which entries are replayed. want is byte 0 of block 1: 0x22 when the entry that
-// shows it counts, 0 when it does not. state is "" for the normal one.
+func at(e fixture.LogEntry, off int64) fixture.LogEntry {
+	return with(e, func(e *fixture.LogEntry) { e.At = fixture.Ptr(off) })
+}
+
+func seq(e fixture.LogEntry, n uint64) fixture.LogEntry {
+	return with(e, func(e *fixture.LogEntry) { e.Seq = n })
+}
+
+// many are 127 descriptors, the last of which shows the block.
+var many = func() []fixture.Descriptor {
+	ds := make([]fixture.Descriptor, 127)
+	for i := range ds {
+		ds[i] = fixture.Descriptor{Off: batOff + 4096*int64(1+i), Data: fill(4096, 0)}
+	}
+	ds[126] = shown
+	return ds
+}()
+
+type log = []fixture.LogEntry
+
+// sequences says which entries are replayed. want is byte 0 of block 1: 0x22 when
+// the entry that shows it counts, 0 when not. state is "" for the normal one.
+var sequences = []struct {
+	name    string
+	entries log
+	want    byte
+	state   ops.LogState
+}{
+	{"one entry", log{data(shown)}, 0x22, ""},
+	{"two entries, the later wins", log{data(hidden), data(shown)}, 0x22, ""},
+	{"two entries, the later hides", log{data(shown), data(hidden)}, 0, ""},
+	{"no descriptors", log{data()}, 0, ""},
+	{"an empty entry after one with data", log{data(shown), data()}, 0x22, ""},
+	{"127 descriptors in two sectors", log{data(many...)}, 0x22, ""},
+	{"at the end of the ring", log{at(data(shown), mib-8192)}, 0x22, ""},
+	{"entry wraps between header and data", log{at(data(shown), mib-4096)}, 0x22, ""},
+	{"sequence wraps", log{at(data(hidden), mib-8192), data(shown)}, 0x22, ""},
+	{"127 descriptors wrap inside the data", log{at(data(many...), mib-300*1024)}, 0x22, ""},
+	{"two sequences, the higher head wins", log{seq(data(hidden), 5), at(seq(data(shown), 90), 64*kib)}, 0x22, ""},
+	{"two sequences, the higher head comes first", log{seq(data(shown), 90), at(seq(data(hidden), 5), 64*kib)}, 0x22, ""},
+	{"longer sequence with a lower head", log{seq(data(shown), 9), at(seq(data(hidden), 3), 64*kib), data(hidden), data(hidden)}, 0x22, ""},
+	{"sequence number gap ends the sequence", log{data(shown), seq(data(hidden), 3)}, 0x22, ""},
+	{"sequence number in 64 bits", log{seq(data(shown), 1<<32), data(shown)}, 0x22, ""},
+	{"tail names the last entry", log{data(shown), with(data(), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(8192)) })}, 0, ""},
+	{"tail before the sequence", log{at(with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(0)) }), 64*kib)}, 0, ops.LogEmpty},
+	{"tail inside an entry", log{with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(4096)) })}, 0, ops.LogEmpty},
+	{"tail not aligned", log{with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(512)) })}, 0, ops.LogEmpty},
+	{"tail outside the log", log{with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(mib) })}, 0, ops.LogEmpty},
+	{"torn last sector", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Torn = true })}, 0x22, ""},
+	{"only a torn entry", log{with(data(shown), func(e *fixture.LogEntry) { e.Torn = true })}, 0, ops.LogEmpty},
+	{"bad checksum", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.BadSum = true })}, 0x22, ""},
+	{"data sector of another write", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.BadDataSeq = true })}, 0x22, ""},
+	{"descriptor of another write", log{data(shown), data(fixture.Descriptor{Off: batOff, Data: hidden.Data, Seq: 7})}, 0x22, ""},
+	{"descriptor signature", log{data(shown), data(fixture.Descriptor{Off: batOff, Data: hidden.Data, Kind: "DESC"})}, 0x22, ""},
+	{"entry signature", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Signature = "LOGE" })}, 0x22, ""},
+	{"sequence number 0", log{with(data(shown), func(e *fixture.LogEntry) { e.Seq = math.MaxUint64 }), data(hidden)}, 0x22, ""},
+	{"length 0", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(0)) })}, 0x22, ""},
+	{"length over the log", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(2 << 20)) })}, 0x22, ""},
+	{"length not whole sectors", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(8191)) })}, 0x22, ""},
+	{"length of one more sector", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(12288)) })}, 0x22, ""},
+	{"2^32-1 descriptors", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Count = fixture.Ptr(uint32(math.MaxUint32)) })}, 0x22, ""},
+	{"other log, higher numbers", log{data(shown), at(seq(with(data(hidden), func(e *fixture.LogEntry) { e.GUID = other }), 99), 64*kib)}, 0x22, ""},
+	{"other log, next number", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.GUID = other })}, 0x22, ""},
+	{"only another log", log{with(data(shown), func(e *fixture.LogEntry) { e.GUID = other })}, 0, ops.LogEmpty},
+	{"zeros over the BAT", log{data(shown), data(fixture.Descriptor{Off: batOff, Zero: 4096}), data(shown)}, 0x22, ""},
+}
+
 func TestLogFindsTheActiveSequence(t *testing.T) {
-	type log = []fixture.LogEntry
-	at := func(e fixture.LogEntry, off int64) fixture.LogEntry {
-		return with(e, func(e *fixture.LogEntry) { e.At = fixture.Ptr(off) })
-	}
-	seq := func(e fixture.LogEntry, n uint64) fixture.LogEntry {
-		return with(e, func(e *fixture.LogEntry) { e.Seq = n })
-	}
-	many := make([]fixture.Descriptor, 127)
-	for i := range many {
-		many[i] = fixture.Descriptor{Off: batOff + 4096*int64(1+i), Data: fill(4096, 0)}
-	}
-	many[126] = shown
-	for _, tt := range []struct {
-		name    string
-		entries log
-		want    byte
-		state   ops.LogState
-	}{
-		{"one entry", log{data(shown)}, 0x22, ""},
-		{"two entries, the later wins", log{data(hidden), data(shown)}, 0x22, ""},
-		{"two entries, the later hides", log{data(shown), data(hidden)}, 0, ""},
-		{"no descriptors", log{data()}, 0, ""},
-		{"an empty entry after one with data", log{data(shown), data()}, 0x22, ""},
-		{"127 descriptors in two sectors", log{data(many...)}, 0x22, ""},
-		{"at the end of the ring", log{at(data(shown), mib-8192)}, 0x22, ""},
-		{"entry wraps between header and data", log{at(data(shown), mib-4096)}, 0x22, ""},
-		{"sequence wraps", log{at(data(hidden), mib-8192), data(shown)}, 0x22, ""},
-		{"127 descriptors wrap inside the data", log{at(data(many...), mib-300*1024)}, 0x22, ""},
-		{"two sequences, the higher head wins", log{seq(data(hidden), 5), at(seq(data(shown), 90), 64*kib)}, 0x22, ""},
-		{"two sequences, the higher head comes first", log{seq(data(shown), 90), at(seq(data(hidden), 5), 64*kib)}, 0x22, ""},
-		{"longer sequence with a lower head", log{seq(data(shown), 9), at(seq(data(hidden), 3), 64*kib), data(hidden), data(hidden)}, 0x22, ""},
-		{"sequence number gap ends the sequence", log{data(shown), seq(data(hidden), 3)}, 0x22, ""},
-		{"sequence number in 64 bits", log{seq(data(shown), 1<<32), data(shown)}, 0x22, ""},
-		{"tail names the last entry", log{data(shown), with(data(), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(8192)) })}, 0, ""},
-		{"tail before the sequence", log{at(with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(0)) }), 64*kib)}, 0, ops.LogEmpty},
-		{"tail inside an entry", log{with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(4096)) })}, 0, ops.LogEmpty},
-		{"tail not aligned", log{with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(int64(512)) })}, 0, ops.LogEmpty},
-		{"tail outside the log", log{with(data(shown), func(e *fixture.LogEntry) { e.Tail = fixture.Ptr(mib) })}, 0, ops.LogEmpty},
-		{"torn last sector", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Torn = true })}, 0x22, ""},
-		{"only a torn entry", log{with(data(shown), func(e *fixture.LogEntry) { e.Torn = true })}, 0, ops.LogEmpty},
-		{"bad checksum", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.BadSum = true })}, 0x22, ""},
-		{"data sector of another write", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.BadDataSeq = true })}, 0x22, ""},
-		{"descriptor of another write", log{data(shown), data(fixture.Descriptor{Off: batOff, Data: hidden.Data, Seq: 7})}, 0x22, ""},
-		{"descriptor signature", log{data(shown), data(fixture.Descriptor{Off: batOff, Data: hidden.Data, Kind: "DESC"})}, 0x22, ""},
-		{"entry signature", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Signature = "LOGE" })}, 0x22, ""},
-		{"sequence number 0", log{with(data(shown), func(e *fixture.LogEntry) { e.Seq = math.MaxUint64 }), data(hidden)}, 0x22, ""},
-		{"length 0", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(0)) })}, 0x22, ""},
-		{"length over the log", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(2 << 20)) })}, 0x22, ""},
-		{"length not whole sectors", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(8191)) })}, 0x22, ""},
-		{"length of one more sector", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Length = fixture.Ptr(uint32(12288)) })}, 0x22, ""},
-		{"2^32-1 descriptors", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.Count = fixture.Ptr(uint32(math.MaxUint32)) })}, 0x22, ""},
-		{"other log, higher numbers", log{data(shown), at(seq(with(data(hidden), func(e *fixture.LogEntry) { e.GUID = other }), 99), 64*kib)}, 0x22, ""},
-		{"other log, next number", log{data(shown), with(data(hidden), func(e *fixture.LogEntry) { e.GUID = other })}, 0x22, ""},
-		{"only another log", log{with(data(shown), func(e *fixture.LogEntry) { e.GUID = other })}, 0, ops.LogEmpty},
-		{"zeros over the BAT", log{data(shown), data(fixture.Descriptor{Off: batOff, Zero: 4096}), data(shown)}, 0x22, ""},
-	} {
+	for _, tt := range sequences {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, garbage := range []bool{false, true} {
 				d := openRead(t, logged(&fixture.Log{Entries: tt.entries, Garbage: garbage}))

@@ -41,89 +41,93 @@ func guidLE(s string) []byte {
 	return b
 }
 
-// Every field that opening refuses, one row for each way to be wrong. The image
-// is a good one apart from the patch.
+const (
+	guidBAT     = "2dc27766-f623-4200-9d64-115e9bfd4a08"
+	guidSize    = "2fa54224-cd1b-4876-b211-5dbed83bf4b8"
+	guidUnknown = "11111111-2222-3333-4444-555555555555"
+)
+
+// rejected has a row for each way in which a field can be wrong. The image is a
+// good one apart from the patch.
+var rejected = []struct {
+	name  string
+	patch []fixture.Patch
+	err   string
+}{
+	{"identifier", []fixture.Patch{{Off: 0, Data: []byte("VHDXFILE")}}, `identifier: signature "VHDXFILE"`},
+	{"header signatures", bothHeaders(0, []byte("haed")), "both headers are invalid"},
+	{"header checksums", []fixture.Patch{{Off: fixture.VHDXHeader1 + 100, Data: []byte{1}}, {Off: fixture.VHDXHeader2 + 100, Data: []byte{1}}}, "both headers are invalid"},
+	{"header version 0", bothHeaders(66, le16(0)), "header: version 0, want 1"},
+	{"header version 2", bothHeaders(66, le16(2)), "header: version 2, want 1"},
+	{"equal sequence numbers, different headers", []fixture.Patch{{Off: fixture.VHDXHeader1 + 8, Data: le64(8), Repair: true}, {Off: fixture.VHDXHeader1 + 20, Data: []byte{0xAA}, Repair: true}}, "two different copies with sequence number 8"},
+	{"log length not MiB", bothHeaders(68, le32(0x80000)), "log length 0x80000"},
+	{"log offset not MiB", bothHeaders(72, le64(0x180000)), "log offset 0x180000"},
+	{"log offset in the header section", bothHeaders(72, le64(0)), "log offset 0x0"},
+	{"log past the end", bothHeaders(72, le64(1<<40)), "past end of file"},
+	{"log offset wraps", bothHeaders(72, le64(math.MaxUint64-0xfffff)), "past end of file"},
+	{"log length past the end", bothHeaders(68, le32(0xfff00000)), "past end of file"},
+	{"log over a region", bothHeaders(72, le64(uint64(metaOff))), "overlaps the log"},
+
+	{"region signatures", bothRegions(0, []byte("rigi")), "both region tables are invalid"},
+	{"region checksums", []fixture.Patch{{Off: fixture.VHDXRegion1 + 100, Data: []byte{1}}, {Off: fixture.VHDXRegion2 + 100, Data: []byte{1}}}, "both region tables are invalid"},
+	{"region count 2048", bothRegions(8, le32(2048)), "both region tables are invalid"},
+	{"region count 2^32-1", bothRegions(8, le32(math.MaxUint32)), "both region tables are invalid"},
+	{"region count 0", bothRegions(8, le32(0)), "no BAT or no metadata"},
+	{"no metadata region", bothRegions(8, le32(1)), "no BAT or no metadata"},
+	{"region twice", bothRegions(48, guidLE(guidBAT)), "a second time"},
+	{"unknown region required", bothRegions(48, guidLE(guidUnknown)), "is required and not known"},
+	{"region offset not MiB", bothRegions(32, le64(uint64(batOff)+4096)), "region 0: offset 0x301000"},
+	{"region offset in the header section", bothRegions(32, le64(0)), "region 0: offset 0x0"},
+	{"region offset wraps", bothRegions(32, le64(math.MaxUint64-0xfffff)), "region 0: offset"},
+	{"region length not MiB", bothRegions(40, le32(4096)), "region 0: length 0x1000"},
+	{"region length 0", bothRegions(40, le32(0)), "region 0: length 0x0"},
+	{"regions are the same", bothRegions(32, le64(uint64(metaOff))), "overlaps region"},
+	{"regions overlap by one MiB", append(bothRegions(32, le64(uint64(metaOff-mib))), bothRegions(40, le32(2<<20))...), "overlaps region"},
+	{"region over the log", bothRegions(32, le64(uint64(mib))), "overlaps the log"},
+	{"metadata region past the end", bothRegions(64, le64(1<<40)), "metadata table: file ends"},
+	{"BAT past the end", bothRegions(32, le64(1<<40)), "past end of file"},
+
+	{"metadata signature", meta(0, []byte("METADATA")), "metadata table: signature"},
+	{"metadata count 2048", meta(10, le16(2048)), "2048 entries"},
+	{"metadata count 65535", meta(10, le16(65535)), "65535 entries"},
+	{"item offset inside the table", meta(itemAt(1, 16), le32(65535)), "offset 0xffff is inside the table"},
+	{"item past the region", meta(itemAt(1, 16), le32(uint32(mib)-7)), "past the end of the region"},
+	{"item offset 2^32-1", meta(itemAt(1, 16), le32(math.MaxUint32)), "past the end of the region"},
+	{"item length over 1 MiB", meta(itemAt(1, 20), le32(uint32(mib)+1)), "length 1048577"},
+	{"items overlap", meta(itemAt(1, 16), le32(fixture.VHDXItemDiskID-1)), "overlaps item"},
+	{"item twice", meta(itemAt(2, 0), guidLE(guidSize)), "a second time"},
+	{"required item missing", meta(10, le16(4)), "metadata item cda348c7-445d-4471-9cc9-e9885251c556"},
+	{"unknown item required", meta(itemAt(4, 0), guidLE(guidUnknown)), "is required and not known"},
+	{"known item as required user item", meta(itemAt(4, 24), le32(7)), "is required and not known"},
+	{"item id zero", meta(itemAt(4, 0), make([]byte, 16)), "id is zero"},
+	{"item reserved flags", meta(itemAt(1, 24), le32(8|6)), "reserved flags 0xe"},
+	{"item of wrong length", meta(itemAt(1, 20), le32(4)), "4 bytes, want 8"},
+	{"incomplete file", append(meta(itemAt(4, 0), guidLE("71cc85f0-1b69-4e28-9558-c3bf83ae75d3")), meta(itemAt(4, 20), le32(0))...), "never finished"},
+
+	{"block size 0", meta(fixture.VHDXItemParameters, le32(0)), "block size 0 "},
+	{"block size 512 KiB", meta(fixture.VHDXItemParameters, le32(512<<10)), "block size 524288 "},
+	{"block size 3 MiB", meta(fixture.VHDXItemParameters, le32(3<<20)), "block size 3145728 "},
+	{"block size 512 MiB", meta(fixture.VHDXItemParameters, le32(512<<20)), "block size 536870912 "},
+	{"block size 2^32-1", meta(fixture.VHDXItemParameters, le32(math.MaxUint32)), "block size 4294967295 "},
+	{"logical sector 0", meta(fixture.VHDXItemLogical, le32(0)), "logical sector size 0"},
+	{"logical sector 1", meta(fixture.VHDXItemLogical, le32(1)), "logical sector size 1"},
+	{"logical sector 513", meta(fixture.VHDXItemLogical, le32(513)), "logical sector size 513"},
+	{"logical sector 1024", meta(fixture.VHDXItemLogical, le32(1024)), "logical sector size 1024"},
+	{"physical sector 0", meta(fixture.VHDXItemPhysical, le32(0)), "physical sector size 0"},
+	{"physical sector 4097", meta(fixture.VHDXItemPhysical, le32(4097)), "physical sector size 4097"},
+	{"virtual size 0", meta(fixture.VHDXItemSize, le64(0)), "virtual size 0 "},
+	{"virtual size unaligned", meta(fixture.VHDXItemSize, le64(511)), "virtual size 511 "},
+	{"virtual size over 64 TiB", meta(fixture.VHDXItemSize, le64(64<<40+512)), "virtual size 70368744178176 "},
+	{"virtual size with a 32-bit BAT count of 25", meta(fixture.VHDXItemSize, le64((1<<32+25)<<20)), "virtual size"},
+	{"virtual size 2^63", meta(fixture.VHDXItemSize, le64(1<<63)), "virtual size"},
+	{"virtual size 2^64-512", meta(fixture.VHDXItemSize, le64(math.MaxUint64-511)), "virtual size"},
+	{"BAT shorter than the disk needs", meta(fixture.VHDXItemSize, le64(64<<40)), "the region has 0x100000"},
+	{"parent without locator", meta(fixture.VHDXItemParameters+4, le32(2)), "metadata item a8d35f2d"},
+}
+
+// Every field that opening refuses.
 func TestOpenRejects(t *testing.T) {
-	const (
-		guidBAT  = "2dc27766-f623-4200-9d64-115e9bfd4a08"
-		guidSize = "2fa54224-cd1b-4876-b211-5dbed83bf4b8"
-		unknown  = "11111111-2222-3333-4444-555555555555"
-	)
-	for _, tt := range []struct {
-		name  string
-		patch []fixture.Patch
-		err   string
-	}{
-		{"identifier", []fixture.Patch{{Off: 0, Data: []byte("VHDXFILE")}}, `identifier: signature "VHDXFILE"`},
-		{"header signatures", bothHeaders(0, []byte("haed")), "both headers are invalid"},
-		{"header checksums", []fixture.Patch{{Off: fixture.VHDXHeader1 + 100, Data: []byte{1}}, {Off: fixture.VHDXHeader2 + 100, Data: []byte{1}}}, "both headers are invalid"},
-		{"header version 0", bothHeaders(66, le16(0)), "header: version 0, want 1"},
-		{"header version 2", bothHeaders(66, le16(2)), "header: version 2, want 1"},
-		{"equal sequence numbers, different headers", []fixture.Patch{{Off: fixture.VHDXHeader1 + 8, Data: le64(8), Repair: true}, {Off: fixture.VHDXHeader1 + 20, Data: []byte{0xAA}, Repair: true}}, "two different copies with sequence number 8"},
-		{"log length not MiB", bothHeaders(68, le32(0x80000)), "log length 0x80000"},
-		{"log offset not MiB", bothHeaders(72, le64(0x180000)), "log offset 0x180000"},
-		{"log offset in the header section", bothHeaders(72, le64(0)), "log offset 0x0"},
-		{"log past the end", bothHeaders(72, le64(1<<40)), "past end of file"},
-		{"log offset wraps", bothHeaders(72, le64(math.MaxUint64-0xfffff)), "past end of file"},
-		{"log length past the end", bothHeaders(68, le32(0xfff00000)), "past end of file"},
-		{"log over a region", bothHeaders(72, le64(uint64(metaOff))), "overlaps the log"},
-
-		{"region signatures", bothRegions(0, []byte("rigi")), "both region tables are invalid"},
-		{"region checksums", []fixture.Patch{{Off: fixture.VHDXRegion1 + 100, Data: []byte{1}}, {Off: fixture.VHDXRegion2 + 100, Data: []byte{1}}}, "both region tables are invalid"},
-		{"region count 2048", bothRegions(8, le32(2048)), "both region tables are invalid"},
-		{"region count 2^32-1", bothRegions(8, le32(math.MaxUint32)), "both region tables are invalid"},
-		{"region count 0", bothRegions(8, le32(0)), "no BAT or no metadata"},
-		{"no metadata region", bothRegions(8, le32(1)), "no BAT or no metadata"},
-		{"region twice", bothRegions(48, guidLE(guidBAT)), "a second time"},
-		{"unknown region required", bothRegions(48, guidLE(unknown)), "is required and not known"},
-		{"region offset not MiB", bothRegions(32, le64(uint64(batOff)+4096)), "region 0: offset 0x301000"},
-		{"region offset in the header section", bothRegions(32, le64(0)), "region 0: offset 0x0"},
-		{"region offset wraps", bothRegions(32, le64(math.MaxUint64-0xfffff)), "region 0: offset"},
-		{"region length not MiB", bothRegions(40, le32(4096)), "region 0: length 0x1000"},
-		{"region length 0", bothRegions(40, le32(0)), "region 0: length 0x0"},
-		{"regions are the same", bothRegions(32, le64(uint64(metaOff))), "overlaps region"},
-		{"regions overlap by one MiB", append(bothRegions(32, le64(uint64(metaOff-mib))), bothRegions(40, le32(2<<20))...), "overlaps region"},
-		{"region over the log", bothRegions(32, le64(uint64(mib))), "overlaps the log"},
-		{"metadata region past the end", bothRegions(64, le64(1<<40)), "metadata table: file ends"},
-		{"BAT past the end", bothRegions(32, le64(1<<40)), "past end of file"},
-
-		{"metadata signature", meta(0, []byte("METADATA")), "metadata table: signature"},
-		{"metadata count 2048", meta(10, le16(2048)), "2048 entries"},
-		{"metadata count 65535", meta(10, le16(65535)), "65535 entries"},
-		{"item offset inside the table", meta(itemAt(1, 16), le32(65535)), "offset 0xffff is inside the table"},
-		{"item past the region", meta(itemAt(1, 16), le32(uint32(mib)-7)), "past the end of the region"},
-		{"item offset 2^32-1", meta(itemAt(1, 16), le32(math.MaxUint32)), "past the end of the region"},
-		{"item length over 1 MiB", meta(itemAt(1, 20), le32(uint32(mib)+1)), "length 1048577"},
-		{"items overlap", meta(itemAt(1, 16), le32(fixture.VHDXItemDiskID-1)), "overlaps item"},
-		{"item twice", meta(itemAt(2, 0), guidLE(guidSize)), "a second time"},
-		{"required item missing", meta(10, le16(4)), "metadata item cda348c7-445d-4471-9cc9-e9885251c556"},
-		{"unknown item required", meta(itemAt(4, 0), guidLE(unknown)), "is required and not known"},
-		{"known item as required user item", meta(itemAt(4, 24), le32(7)), "is required and not known"},
-		{"item id zero", meta(itemAt(4, 0), make([]byte, 16)), "id is zero"},
-		{"item reserved flags", meta(itemAt(1, 24), le32(8|6)), "reserved flags 0xe"},
-		{"item of wrong length", meta(itemAt(1, 20), le32(4)), "4 bytes, want 8"},
-		{"incomplete file", append(meta(itemAt(4, 0), guidLE("71cc85f0-1b69-4e28-9558-c3bf83ae75d3")), meta(itemAt(4, 20), le32(0))...), "never finished"},
-
-		{"block size 0", meta(fixture.VHDXItemParameters, le32(0)), "block size 0 "},
-		{"block size 512 KiB", meta(fixture.VHDXItemParameters, le32(512<<10)), "block size 524288 "},
-		{"block size 3 MiB", meta(fixture.VHDXItemParameters, le32(3<<20)), "block size 3145728 "},
-		{"block size 512 MiB", meta(fixture.VHDXItemParameters, le32(512<<20)), "block size 536870912 "},
-		{"block size 2^32-1", meta(fixture.VHDXItemParameters, le32(math.MaxUint32)), "block size 4294967295 "},
-		{"logical sector 0", meta(fixture.VHDXItemLogical, le32(0)), "logical sector size 0"},
-		{"logical sector 1", meta(fixture.VHDXItemLogical, le32(1)), "logical sector size 1"},
-		{"logical sector 513", meta(fixture.VHDXItemLogical, le32(513)), "logical sector size 513"},
-		{"logical sector 1024", meta(fixture.VHDXItemLogical, le32(1024)), "logical sector size 1024"},
-		{"physical sector 0", meta(fixture.VHDXItemPhysical, le32(0)), "physical sector size 0"},
-		{"physical sector 4097", meta(fixture.VHDXItemPhysical, le32(4097)), "physical sector size 4097"},
-		{"virtual size 0", meta(fixture.VHDXItemSize, le64(0)), "virtual size 0 "},
-		{"virtual size unaligned", meta(fixture.VHDXItemSize, le64(511)), "virtual size 511 "},
-		{"virtual size over 64 TiB", meta(fixture.VHDXItemSize, le64(64<<40+512)), "virtual size 70368744178176 "},
-		{"virtual size with a 32-bit BAT count of 25", meta(fixture.VHDXItemSize, le64((1<<32+25)<<20)), "virtual size"},
-		{"virtual size 2^63", meta(fixture.VHDXItemSize, le64(1<<63)), "virtual size"},
-		{"virtual size 2^64-512", meta(fixture.VHDXItemSize, le64(math.MaxUint64-511)), "virtual size"},
-		{"BAT shorter than the disk needs", meta(fixture.VHDXItemSize, le64(64<<40)), "the region has 0x100000"},
-		{"parent without locator", meta(fixture.VHDXItemParameters+4, le32(2)), "metadata item a8d35f2d"},
-	} {
+	for _, tt := range rejected {
 		t.Run(tt.name, func(t *testing.T) {
 			h, _ := place(t, fixture.VHDX{Size: 16 * mib, Patches: tt.patch})
 			h.Freeze()
@@ -138,7 +142,6 @@ func TestOpenRejects(t *testing.T) {
 
 // What looks odd and is legal, or harmless, opens.
 func TestOpenTolerates(t *testing.T) {
-	const unknown = "11111111-2222-3333-4444-555555555555"
 	for _, tt := range []struct {
 		name    string
 		image   fixture.VHDX
@@ -151,8 +154,8 @@ func TestOpenTolerates(t *testing.T) {
 		{"region table 2 damaged", fixture.VHDX{BadRegion: [2]bool{false, true}}, "vhdx.region.invalid"},
 		{"region tables differ", fixture.VHDX{Patches: []fixture.Patch{{Off: fixture.VHDXRegion2 + 12, Data: []byte{1}, Repair: true}}}, "vhdx.region.mismatch"},
 		{"identical headers", fixture.VHDX{Sequence: [2]uint64{3, 3}}, "vhdx.header.equal"},
-		{"unknown optional item", fixture.VHDX{Items: []fixture.Item{{ID: fixture.MustGUID(unknown), Data: []byte{1}}}}, ""},
-		{"unknown user item", fixture.VHDX{Items: []fixture.Item{{ID: fixture.MustGUID(unknown), Flags: 1, Data: []byte{1}}}}, ""},
+		{"unknown optional item", fixture.VHDX{Items: []fixture.Item{{ID: fixture.MustGUID(guidUnknown), Data: []byte{1}}}}, ""},
+		{"unknown user item", fixture.VHDX{Items: []fixture.Item{{ID: fixture.MustGUID(guidUnknown), Flags: 1, Data: []byte{1}}}}, ""},
 		{"physical sector not required", fixture.VHDX{Patches: meta(itemAt(4, 24), le32(2))}, ""},
 		{"log version without a log in use", fixture.VHDX{Patches: bothHeaders(64, le16(9))}, ""},
 		{"reserved bytes of the headers", fixture.VHDX{Patches: bothHeaders(4000, []byte{1, 2, 3})}, ""},
