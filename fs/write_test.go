@@ -303,6 +303,13 @@ func TestReadOnlyMount(t *testing.T) {
 	_, err = os.ReadFile(m.path("a.flat", "raw"))
 	require.NoError(t, err)
 	require.Equal(t, float64(0), m.do(t, "a.flat", "validate", "1")["ReturnValue"])
+	for _, request := range []string{
+		`echo path=n.vhdx size=1G > "$F/.vhdfs/create"`, `echo path=n.raw > "$F/a.flat/convert"`,
+	} {
+		out, err := shell(t, "bash", m.mnt, request)
+		require.Error(t, err)
+		require.Contains(t, out, "Read-only file system", request)
+	}
 }
 
 // Shutting down fetches what the kernel still holds of written bytes.
