@@ -118,7 +118,7 @@ func (c *content) Flush(_ context.Context, f gofs.FileHandle) syscall.Errno {
 	}
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
-	return errno(h.pages.lost)
+	return errno(h.pages.lost.err)
 }
 
 // Fsync implements [gofs.NodeFsyncer]: every write that completed before
@@ -142,33 +142,4 @@ func (c *content) Fsync(_ context.Context, f gofs.FileHandle, _ uint32) syscall.
 		c.told(h.pages, lost)
 	}
 	return errno(lost)
-}
-
-func (c *content) lost(v *pages) error {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	return v.lost
-}
-
-// told ends the memory of a loss unless more was lost meanwhile.
-func (c *content) told(v *pages, lost error) {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	if v.lost == lost {
-		v.lost = nil
-	}
-}
-
-// lose remembers a write that failed, under the cache mode in which nobody may
-// have been told, and drops the pages that show bytes that were never stored.
-func (c *content) lose(v *pages, off, n int64, err error) {
-	if c.m.opts.Cache != Writeback {
-		return
-	}
-	c.m.mu.Lock()
-	if v.lost == nil || errno(v.lost) == syscall.ENOSPC {
-		v.lost = err
-	}
-	c.m.mu.Unlock()
-	go c.NotifyContent(off, n) // never from WRITE itself: it waits for this page
 }

@@ -26,6 +26,8 @@ func (c *content) Write(_ context.Context, f gofs.FileHandle, data []byte, off i
 		return 0, syscall.EBADF
 	}
 	c.m.counted.writes.Add(1)
+	h.pages.lost.writes.Add(1)
+	defer h.pages.lost.writes.Add(-1)
 	n := h.inside(off, int64(len(data)))
 	if n > 0 {
 		if _, err := h.disk.WriteAt(data[:n], c.window.off+off); err != nil {

@@ -43,8 +43,8 @@ type pages struct {
 	pending int   // opens under way
 	writing int   // of handles and pending, those for writing
 	seen    stamp // of the chain, at the last close; empty while that is not known
-	lost    error // a write that failed after write(2) had returned
-	fixing  bool  // a truncation of our own raw is under way
+	lost    losses
+	fixing  bool // a truncation of our own raw is under way
 }
 
 func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 }
@@ -237,8 +237,8 @@ func (m *mount) leave(h *contentHandle) bool {
 		v.writing--
 	}
 	if v.idle() {
-		if v.lost != nil {
-			v.lost = nil
+		if v.lost.err != nil {
+			v.lost.err = nil
 			m.renewLocked(v)
 		}
 		v.seen = stamp{}
