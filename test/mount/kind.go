@@ -91,7 +91,7 @@ func vhdxChild(dir string, base []fixture.Write) error {
 		return err
 	}
 	return fixture.VHDX{Size: diskSize, BlockSize: mib, Parent: &fixture.Locator{Entries: [][2]string{
-		{"parent_linkage", "{ba000000-0000-0000-0000-000000000001}"}, {"relative_path", `.\base.vhdx`}}},
+		{"parent_linkage", "{ba000000-0000-0000-0000-000000000001}"}, {"relative_path", `.\base.vhdx`}, {"absolute_win32_path", `C:\disks\base.vhdx`}}},
 	}.WriteFile(filepath.Join(dir, "child.vhdx"))
 }
 
@@ -153,6 +153,25 @@ func (k Kind) JudgeQEMU(t testing.TB, dir string, j *Journal) {
 	require.NoError(t, os.Truncate(raw, k.Size)) // a VHD's size by its geometry may be larger
 	require.NoError(t, j.Judge(raw), "as QEMU reads it")
 	require.NoError(t, os.RemoveAll(tmp))
+}
+
+// Judge7Zip lets 7-Zip judge an image that was closed. It reads differencing
+// disks with their parents, and a log it does not replay.
+func (k Kind) Judge7Zip(t testing.TB, dir string, j *Journal) {
+	t.Helper()
+	ext := strings.TrimPrefix(filepath.Ext(k.File), ".")
+	if ext == "vfd" {
+		return
+	}
+	raw := filepath.Join(t.TempDir(), "raw")
+	out, err := os.Create(raw)
+	require.NoError(t, err)
+	cmd := exec.Command(need.Tool(t, "7z"), "e", "-so", "-t"+ext, filepath.Join(dir, k.File))
+	cmd.Stdout = out
+	require.NoError(t, cmd.Run())
+	require.NoError(t, out.Close())
+	require.NoError(t, j.Judge(raw), "as 7-Zip reads it")
+	require.NoError(t, os.Remove(raw))
 }
 
 // CheckQEMU asks QEMU whether an image is sound. Space that belongs to no block
