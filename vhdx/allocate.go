@@ -51,6 +51,9 @@ func (w *Writer) takeLocked(n int64) (span, error) {
 	if at < 0 {
 		at = s.space.end() / mib
 	}
+	if at*mib+n > maxFile {
+		return span{}, ops.Errorf(ops.ErrPastEnd, ops.StatusAllocFailed, "vhdx: a file of more than %#x bytes", maxFile)
+	}
 	// The last mebibyte of a file may be there in part.
 	if size := at*mib + n; size > w.fileSize {
 		if err := w.extendLocked(size); err != nil {
@@ -68,9 +71,6 @@ func (w *Writer) takeLocked(n int64) (span, error) {
 // extendLocked makes the file size bytes long or longer: in steps, so that its
 // size is seldom on its way.
 func (w *Writer) extendLocked(size int64) error {
-	if size > maxFile {
-		return ops.Errorf(ops.ErrPastEnd, ops.StatusAllocFailed, "vhdx: file of %#x bytes", size)
-	}
 	size = min(max(size, roundUp(w.fileSize, mib)+growStep), maxFile)
 	if err := w.growLocked(size); err != nil {
 		return err

@@ -12,7 +12,7 @@ const (
 	// of 1 MiB has room for 32 thousand.
 	maxZeroRanges = 1 << 18
 	// maxReplayWork bounds the bookkeeping of zeros over logged pages.
-	maxReplayWork = 1 << 24
+	maxReplayWork = 1 << 22
 	// replayFloor is the first byte that a log may change: the identifier and the
 	// headers lie below ([MS-VHDX] 2.3).
 	replayFloor = 192 * kib
