@@ -119,7 +119,6 @@ func (c *checker) bitmap(i int64, e entry) {
 	if !g.hasParent {
 		if e.state() == stateFull {
 			c.found("vhdx.bat.bitmap-unused", ops.Note, i, "a sector bitmap in a disk without parent")
-			c.space.claim(span{e.offset(), e.offset() + bitmapBlock})
 		}
 		return
 	}

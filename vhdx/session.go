@@ -164,7 +164,7 @@ func (w *Writer) surveyLocked() (*session, error) {
 	err := w.scanBAT(0, w.geometry.entries, func(int64, int64) bool { return true }, func(i int64, e entry) bool {
 		if e != 0 {
 			bad = w.claimLocked(s, i, e)
-			kept = kept || !e.present() && e.offset() != 0
+			kept = kept || e.offset() != 0 && (!e.present() || w.geometry.isBitmap(i))
 		}
 		return bad == nil
 	})
@@ -209,7 +209,7 @@ func (w *Writer) claimLocked(s *session, i int64, e entry) error {
 		}
 		n, used = bitmapBlock, bitmapBlock
 	default:
-		n = bitmapBlock // of no use without a parent, but its space is not ours to take
+		return nil // a bitmap without a parent is not looked at
 	}
 	if !e.present() {
 		return nil
@@ -225,12 +225,19 @@ func (w *Writer) claimLocked(s *session, i int64, e entry) error {
 	return nil
 }
 
-// claimAnchorsLocked takes the space that blocks without content kept. If any of
-// it belongs to somebody else, no block gets its kept space back.
+// claimAnchorsLocked takes the space that blocks without content kept, and that of
+// bitmaps without a parent, which is not ours to give away. If any kept space
+// belongs to somebody else, no block gets its own back.
 func (w *Writer) claimAnchorsLocked(s *session) error {
 	g := w.geometry
 	return w.scanBAT(0, g.entries, func(int64, int64) bool { return true }, func(i int64, e entry) bool {
-		if e.present() || e.offset() == 0 || g.isBitmap(i) {
+		if g.isBitmap(i) {
+			if !g.hasParent {
+				s.space.claim(span{e.offset(), e.offset() + bitmapBlock})
+			}
+			return true
+		}
+		if e.present() || e.offset() == 0 {
 			return true
 		}
 		at := span{e.offset(), e.offset() + g.block}

@@ -101,6 +101,27 @@ func TestTrapT15BitmapWithoutParent(t *testing.T) {
 	require.Equal(t, ops.Extent{Len: 4 << 30, Kind: ops.Zero, Pos: -1}, x)
 }
 
+// T15: nor does it keep a disk from being written, wherever it points.
+func TestTrapT15BitmapWithoutParentIsWritten(t *testing.T) {
+	for _, at := range []int64{4 * mib, mib, 5 * mib, 1 << 50} {
+		h, _ := place(t, fixture.VHDX{
+			Size: 5 << 30, Writes: []fixture.Write{{Off: 4<<30 + 512, Data: fill(512, 3)}, {Off: 0, Data: fill(512, 4)}},
+			Entries: map[int64]uint64{2048: uint64(at) | 6},
+		})
+		w := openWriter(t, h)
+		write(t, w, 2*mib, fill(512, 5))
+		require.NoError(t, w.Close())
+		d, err := openHost(t, h, ops.Read)
+		require.NoError(t, err)
+		for off, b := range map[int64]byte{4<<30 + 512: 3, 0: 4, 2 * mib: 5} {
+			require.Equal(t, fill(512, b), read(t, d, off, 512))
+		}
+		require.Equal(t, []string{"vhdx.bat.bitmap-unused bat entry 2048"}, check(t, d))
+		require.Equal(t, 10*mib, d.fileSize)
+		require.NoError(t, d.Close())
+	}
+}
+
 // T17: a file may end inside its last block. Bytes below the virtual size that
 // are not there fail the read that needs them, and are never zeros.
 func TestTrapT17FileEndsInsideABlock(t *testing.T) {
