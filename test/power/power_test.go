@@ -143,7 +143,7 @@ func (p *plant) cycle(t *testing.T, pair []int, rng *rand.Rand) {
 		p.journals[pair[i]].Seal()
 	}
 	p.host.Cut(t)
-	m.Abort(t)
+	m.Crash(t)
 	for _, l := range loads {
 		_ = l.Stop() // the disk went away under it
 	}
