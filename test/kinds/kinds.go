@@ -37,7 +37,9 @@ func vhds() []Kind {
 	no := fixture.VHD{Size: 32 << 10, BlockSize: block, Blocks: []int64{1}}
 	noTail, noCopy := no, no
 	noTail.NoTail, noCopy.NoCopy = true, true
+	old := fixture.VHD{Size: 32 << 10, BlockSize: block, Gap: 2 * block, Blocks: []int64{1, 2}, BAT: map[int64]uint32{1: 0xffffffff, 2: 0xffffffff}}
 	return []Kind{
+		vhdKind("dynamic, old bytes in free space", old, false),
 		vhdKind("fixed", fixture.VHD{Size: 32 << 10, Type: 2}, false),
 		vhdKind("dynamic", fixture.VHD{Size: 30 << 10, BlockSize: block}, false),
 		vhdKind("dynamic, used", fixture.VHD{Size: 30 << 10, BlockSize: block}, true),

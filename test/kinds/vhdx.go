@@ -24,7 +24,10 @@ func vhdxs() []Kind {
 	child.Parent, child4k.Parent = vhdxParent(), vhdxParent()
 	dirty.Writes = []fixture.Write{{Off: 0, Data: pattern(4096)}, {Off: mib + 512, Data: pattern(512)}}
 	dirty.Log = &fixture.Log{Tables: true, Entries: []fixture.LogEntry{{}}}
+	old := small
+	old.Patches = []fixture.Patch{{Off: 4 * mib, Data: bytes.Repeat([]byte{0xA5}, 3*mib)}}
 	return []Kind{
+		vhdxKind("dynamic, old bytes in free space", old, false),
 		vhdxKind("fixed", fixed, false),
 		vhdxKind("dynamic", small, false),
 		vhdxKind("dynamic, used", small, true),
