@@ -10,7 +10,7 @@
 // A cycle is: mount, let four writers write, punch and flush, kill, check the
 // image without a mount, mount, read every sector, go on. At the end QEMU replays
 // a copy of what the last kill left, and reads it, and 7-Zip reads it after one
-// more load that ended in peace. One cycle in twenty kills from inside a system call: strace makes the k-th write of the daemon to
+// more load that ended in peace. One cycle in ten kills from inside a system call: strace makes the k-th write of the daemon to
 // a host file its last.
 //
 // VHDFS_KILLS is the number of cycles over all kinds of image, VHDFS_SEED makes
@@ -65,11 +65,14 @@ func run(t *testing.T, k mount.Kind, cycles int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	j := mount.NewJournal(k.Size)
 	m := e2e.Start(t, dir)
+	inCalls := 0
 	for n := range cycles {
 		require.NoError(t, j.Judge(k.Raw(m)), "after %d kills of seed %d", n, seed)
 		l, err := j.Load(k.Raw(m), rng.Uint64())
 		require.NoError(t, err)
-		kill(t, m, l, rng)
+		if kill(t, m, l, rng) {
+			inCalls++
+		}
 		_ = l.Stop() // the disk went away under them
 		mount.Check(t, filepath.Join(dir, k.File))
 		m = e2e.Start(t, dir)
@@ -82,7 +85,7 @@ func run(t *testing.T, k mount.Kind, cycles int, seed uint64) {
 	if parent != "" {
 		require.Equal(t, parent, e2e.SHA256(t, filepath.Join(dir, k.Parent())), "a write reached the parent")
 	}
-	t.Logf("%d kills: %v", cycles, &j.Counts)
+	t.Logf("%d kills, %d of them inside a system call: %v", cycles, inCalls, &j.Counts)
 }
 
 // unharmed loads the disk once more, in peace.
@@ -97,21 +100,23 @@ func unharmed(t *testing.T, k mount.Kind, m *e2e.Mount, j *mount.Journal, seed u
 	mount.Check(t, filepath.Join(m.Images, k.File))
 }
 
-// kill ends the daemon at a random instant. Nothing may have failed by then.
-func kill(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) {
+// kill ends the daemon at a random instant. Nothing may have failed by then. It
+// tells whether that was inside a system call.
+func kill(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) (inCall bool) {
 	t.Helper()
-	if rng.IntN(20) == 0 {
-		killInCall(t, m, l, rng)
-		return
+	if rng.IntN(10) == 0 {
+		return killInCall(t, m, l, rng)
 	}
 	time.Sleep(time.Duration(rng.Int64N(int64(longest))))
 	require.NoError(t, l.Err(), "before the kill")
 	m.Crash(t)
+	return false
 }
 
 // killInCall lets one thread of the daemon die in its k-th write, sync or change
-// of size of a host file; strace counts for each thread.
-func killInCall(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) {
+// of size of a host file; strace counts for each thread. Where the call is never
+// made the kill comes from outside.
+func killInCall(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) bool {
 	t.Helper()
 	calls := []string{"pwrite64", "fdatasync", "ftruncate,fallocate"}
 	call := calls[rng.IntN(len(calls))]
@@ -122,11 +127,12 @@ func killInCall(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) {
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-ended: // with the daemon
-	case <-time.After(2 * time.Second): // a kind of image that never makes this call
+	case <-time.After(2 * time.Second):
 		require.NoError(t, l.Err(), "before the kill")
 		m.Crash(t)
 		<-ended
-		return
+		return false
 	}
 	m.Gone(t)
+	return true
 }
