@@ -8,10 +8,11 @@
 // order of writes, which package power and the simulated crashes do.
 //
 // A cycle is: mount, let four writers write, punch and flush, kill, check the
-// image without a mount, mount, read every sector, go on. At the end QEMU replays
-// a copy of what the last kill left, and reads it, and 7-Zip reads it after one
-// more load that ended in peace. One cycle in ten kills from inside a system call: strace makes the k-th write of the daemon to
-// a host file its last.
+// image without a mount, mount, read every sector, go on. One cycle in ten kills
+// from inside a system call: strace makes the k-th write, sync or change of size
+// of a host file the daemon's last. At the end QEMU replays a copy of what the
+// last kill left, and reads it, and 7-Zip reads it after one more load that ended
+// in peace.
 //
 // VHDFS_KILLS is the number of cycles over all kinds of image, VHDFS_SEED makes
 // the same choices again; when the kill comes is up to the clock.
