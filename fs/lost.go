@@ -31,8 +31,11 @@ func (c *content) told(v *pages, lost error) {
 }
 
 // lose remembers a write that failed, under the cache mode in which nobody may
-// have been told, and has the pages dropped that show bytes that were never
-// stored.
+// have been told. Where there was no room for it the pages are dropped that show
+// bytes that were never stored. Any other failure poisons the image: its pages
+// stay until all have closed it, as they do for a plain file on a failing disk.
+// The host is failing then, WRITE after WRITE, and a notification among them
+// would be in the way of a kill (see dropLost).
 func (c *content) lose(v *pages, off, n int64, err error) {
 	if c.m.opts.Cache != Writeback {
 		return
@@ -42,6 +45,11 @@ func (c *content) lose(v *pages, off, n int64, err error) {
 	l := &v.lost
 	if l.err == nil || errno(l.err) == syscall.ENOSPC {
 		l.err = err
+	}
+	switch errno(err) {
+	case syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG:
+	default:
+		return
 	}
 	if l.off == l.end {
 		l.off, l.end = off, off+n
@@ -60,7 +68,7 @@ func (c *content) lose(v *pages, off, n int64, err error) {
 // answered.
 func (c *content) dropLost(v *pages) {
 	for {
-		for try := 0; v.lost.writes.Load() > 0 && try < waitTries; try++ {
+		for v.lost.writes.Load() > 0 {
 			time.Sleep(waitStep)
 		}
 		c.m.mu.Lock()
