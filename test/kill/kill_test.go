@@ -106,7 +106,7 @@ func unharmed(t *testing.T, k mount.Kind, m *e2e.Mount, j *mount.Journal, seed u
 func kill(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) (inCall bool) {
 	t.Helper()
 	if rng.IntN(10) == 0 {
-		return killInCall(t, m, l, rng)
+		return killInCall(t, m, rng)
 	}
 	time.Sleep(time.Duration(rng.Int64N(int64(longest))))
 	require.NoError(t, l.Err(), "before the kill")
@@ -117,7 +117,7 @@ func kill(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) (inCall boo
 // killInCall lets one thread of the daemon die in its k-th write, sync or change
 // of size of a host file; strace counts for each thread. Where the call is never
 // made the kill comes from outside.
-func killInCall(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) bool {
+func killInCall(t *testing.T, m *e2e.Mount, rng *rand.Rand) bool {
 	t.Helper()
 	calls := []string{"pwrite64", "fdatasync", "ftruncate,fallocate"}
 	call := calls[rng.IntN(len(calls))]
@@ -128,8 +128,7 @@ func killInCall(t *testing.T, m *e2e.Mount, l *mount.Load, rng *rand.Rand) bool 
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-ended: // with the daemon
-	case <-time.After(2 * time.Second):
-		require.NoError(t, l.Err(), "before the kill")
+	case <-time.After(2 * time.Second): // strace may be killing it just now
 		m.Crash(t)
 		<-ended
 		return false
