@@ -97,7 +97,7 @@ type run struct {
 	k         int
 	n         int      // calls so far
 	hit       sim.Call // the call that failed first
-	synced    bool     // a sync of this session failed
+	synced    bool     // a sync of this opening failed
 	mayPoison bool     // that, or a flush did: an error of either may poison
 }
 
