@@ -35,9 +35,15 @@ type Format struct {
 
 // OpenOptions are the terms of opening one layer.
 type OpenOptions struct {
-	Write bool   // the result must be a [Writer]
-	Ext   string // lower case, with dot
-	Cache *Cache // never nil
+	Write bool // the result must be a [Writer]
+	// Quiet is for a Writer that changes nothing that a guest or a child can see:
+	// moves, metadata. Its session leaves the LinkID alone until somebody calls
+	// WriteAt or Zero, or Resize.
+	Quiet bool
+	// Repair opens for [Repairer] alone what Info.ReadOnly says must not be written.
+	Repair bool
+	Ext    string // lower case, with dot
+	Cache  *Cache // never nil
 }
 
 // Set is what a VHD set file says.
@@ -60,11 +66,12 @@ type CreateSpec struct {
 	Now            time.Time
 }
 
-// CreateParent is what a new differencing image records of its parent.
+// CreateParent is what a differencing image is to record of its parent.
 type CreateParent struct {
 	LinkID    GUID
 	DiskID    GUID      // inherited by a VHDX child
 	Timestamp time.Time // the parent file's modification time
+	NextID    GUID      // a second LinkID that is accepted while a merge is under way; zero: none
 	Relative  string    // slash path from the child's directory, "./p.vhdx" or "../d/p.vhdx"
 	Absolute  string    // host path
 }
