@@ -103,6 +103,9 @@ func (l *Library) openParent(res *resolver, c child) (*Engine, error) {
 	}
 	if err == nil {
 		err = l.whenFree(func() error {
+			if p.use.alone {
+				return p.operated(p.use.operation)
+			}
 			if p.use.writers > 0 {
 				return Errorf(ErrBusy, StatusParentOpen, "%s is open for writing and cannot be the parent of %s", ref.Path(), c.found.Ref.Path())
 			}

@@ -9,7 +9,13 @@ import (
 // while the first one keeps the locks. At no moment is the file unlocked, and
 // nothing is written. A failed upgrade leaves the readers as they were. r is what
 // the file is called now.
-func (e *Engine) upgrade(r Ref, a Access) error {
+func (e *Engine) upgrade(r Ref, a Access, o OpenOptions) error {
+	e.mu.RLock()
+	already := e.mu.writer != nil
+	e.mu.RUnlock()
+	if already { // the lock for writing would hold up guests behind a long request
+		return nil
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.refusalLocked(); err != nil || e.mu.writer != nil {
@@ -26,7 +32,8 @@ func (e *Engine) upgrade(r Ref, a Access) error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	layer, err := e.newLayer(f, true)
+	o.Write = true
+	layer, err := e.newLayer(f, o)
 	if err != nil {
 		return err
 	}

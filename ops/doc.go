@@ -7,8 +7,9 @@
 // offsets of one file to runs that are absent, zero or data. Everything above
 // that question lives here once: reading through parents ([Chain]), finding a
 // parent by the path a child recorded ([Library]), one open instance for each
-// host file ([Engine]), the link index, the service's classes and the table of
-// operations. The host's files are reached through [Dir] and [File] only, so
+// host file ([Engine]), who may do what beside whom ([Library.Open] for guests,
+// [Library.Operate] for operations), the link index, the service's classes and the
+// table of operations. The host's files are reached through [Dir] and [File] only, so
 // that tests can record, cut and fail every call.
 //
 // # Locks

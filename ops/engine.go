@@ -33,6 +33,8 @@ type Engine struct {
 		setWriters int    // of these through a set
 		children   int    // chains that read through it
 		still      int    // operations that keep writers out
+		operation  string // the one that works on it, "" without
+		alone      bool   // that operation keeps everybody out
 		chain      *Chain // of the handles, nil before the first
 	}
 	mu struct {
@@ -145,7 +147,7 @@ func (e *Engine) openLayer(f File) error {
 		return errIsSet
 	}
 	e.file, e.stat, e.format = f, st, format
-	layer, err := e.newLayer(heldFile{f}, false)
+	layer, err := e.newLayer(heldFile{f}, OpenOptions{})
 	if err != nil {
 		return err
 	}
@@ -155,10 +157,9 @@ func (e *Engine) openLayer(f File) error {
 }
 
 // newLayer owns f.
-func (e *Engine) newLayer(f File, write bool) (layer Layer, err error) {
-	e.lib.guard("open "+e.ref.Path(), &err, func() {
-		layer, err = e.format.Open(f, OpenOptions{Write: write, Ext: extension(e.ref.Name), Cache: e.lib.opts.Cache})
-	})
+func (e *Engine) newLayer(f File, o OpenOptions) (layer Layer, err error) {
+	o.Ext, o.Cache = extension(e.ref.Name), e.lib.opts.Cache
+	e.lib.guard("open "+e.ref.Path(), &err, func() { layer, err = e.format.Open(f, o) })
 	return layer, err
 }
 

@@ -16,8 +16,9 @@ type Handle struct {
 	chain    *Chain
 	set      *Found // the set through which it was opened, nil without one
 	write    bool
-	admitted bool // counted in Engine.use.admitted
-	still    bool // counted in Engine.use.still
+	admitted bool   // counted in Engine.use.admitted
+	still    bool   // counted in Engine.use.still
+	terms    *Terms // of an operation, nil for a guest's handle
 	closed   atomic.Bool
 }
 
@@ -29,24 +30,52 @@ type Handle struct {
 // nothing.
 func (l *Library) Open(r Ref, a Access) (*Handle, error) {
 	h := &Handle{lib: l, ref: r, access: a & NoFollow, write: a&Write != 0}
+	if err := h.open(r, a); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Handle) open(r Ref, a Access) error {
+	l := h.lib
 	e, err := l.acquire(r, a)
 	if errors.Is(err, errIsSet) {
 		e, err = h.acquireLeaf(r)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h.engine = e
-	if err := l.whenFree(h.enterLocked); err != nil {
-		return nil, errors.Join(err, l.release(e))
+	if err := h.enter(); err != nil {
+		return errors.Join(err, l.release(e))
 	}
-	if h.chain, err = l.join(e); err == nil && h.write {
+	if h.terms == nil || !h.terms.Alone {
+		h.chain, err = l.join(e)
+	} else {
+		h.chain = &Chain{layers: []*Engine{e}}
+	}
+	if err == nil && h.write {
 		err = h.beginWriting()
 	}
 	if err != nil {
-		return nil, errors.Join(err, h.Close())
+		return errors.Join(err, h.Close())
 	}
-	return h, nil
+	return nil
+}
+
+// enter waits a moment for what is in the way of a guest's handle or of the terms
+// of an operation, but not for another operation.
+func (h *Handle) enter() error {
+	l := h.lib
+	if h.terms != nil {
+		l.mu.Lock()
+		other := h.engine.use.operation
+		l.mu.Unlock()
+		if other != "" {
+			return h.engine.operated(other)
+		}
+	}
+	return l.whenFree(h.enterLocked)
 }
 
 func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
@@ -74,9 +103,16 @@ func (h *Handle) enterLocked() error {
 		return Errorf(ErrBusy, StatusOwned, "%s: its set is open for writing", e.ref.Path())
 	case h.set != nil && h.write && use.named > 0:
 		return Errorf(ErrBusy, StatusOwned, "%s is open by its own name", e.ref.Path())
+	case use.alone:
+		return e.operated(use.operation)
 	case h.write && use.still > 0:
 		return Errorf(ErrBusy, StatusParentOpen, "%s is read by an operation", e.ref.Path())
-	case h.write && use.children > 0:
+	}
+	if h.terms != nil {
+		if err := h.termsLocked(); err != nil {
+			return err
+		}
+	} else if h.write && use.children > 0 {
 		return Errorf(ErrReadOnly, StatusParentOpen, "%s is the parent of an image that is open", e.ref.Path())
 	}
 	h.countLocked(1)
@@ -100,6 +136,9 @@ func (h *Handle) countLocked(by int) {
 	if h.still {
 		use.still += by
 	}
+	if h.terms != nil {
+		h.countOperationLocked(by > 0)
+	}
 }
 
 // beginWriting asks everything that may forbid a write, unless a writer that was
@@ -110,17 +149,19 @@ func (h *Handle) beginWriting() error {
 	h.lib.mu.Lock()
 	asked := use.admitted > 0
 	h.lib.mu.Unlock()
-	if !asked {
+	if !asked || h.terms != nil {
 		if err := h.mayWrite(); err != nil {
 			return err
 		}
 	}
-	if err := h.engine.upgrade(h.ref, h.access); err != nil {
+	if err := h.engine.upgrade(h.ref, h.access, h.openOptions()); err != nil {
 		return err
 	}
 	h.lib.mu.Lock()
-	h.admitted = true
-	use.admitted++
+	if !h.quiet() {
+		h.admitted = true
+		use.admitted++
+	}
 	use.upgraded = true
 	h.lib.mu.Unlock()
 	return nil
@@ -135,7 +176,7 @@ func (h *Handle) mayWrite() error {
 	if h.set != nil && h.set.Set.ReadOnly != "" {
 		return Errorf(ErrReadOnly, 0, "%s: %s", h.set.Ref.Path(), h.set.Set.ReadOnly)
 	}
-	if info.ReadOnly != "" {
+	if info.ReadOnly != "" && (h.terms == nil || !h.terms.Repair) {
 		return Errorf(ErrReadOnly, 0, "%s: %s", h.ref.Path(), info.ReadOnly)
 	}
 	if err := h.askLinks(&Found{Ref: h.ref, Stat: e.stat, Format: e.format, Size: size, Info: info, Leaf: h.ref}); err != nil {
@@ -151,7 +192,11 @@ func (h *Handle) mayWrite() error {
 // manages.
 func (h *Handle) askLinks(self *Found) error {
 	res := &resolver{lib: h.lib}
-	children, err := res.children(self)
+	var children []Ref
+	var err error
+	if !h.quiet() {
+		children, err = res.children(self)
+	}
 	if err != nil {
 		return err
 	}
@@ -162,7 +207,9 @@ func (h *Handle) askLinks(self *Found) error {
 		return nil
 	}
 	owner, err := res.owner(self.Stat.ID)
-	if err == nil && owner != nil {
+	if err == nil && owner != nil && h.terms != nil {
+		err = Errorf(errors.ErrUnsupported, StatusWrongState, "%s: not on %s, which belongs to the set %s", h.terms.Name, self.Ref.Path(), owner.Ref.Path())
+	} else if err == nil && owner != nil {
 		err = Errorf(ErrReadOnly, StatusOwned, "%s belongs to the set %s: write through that", self.Ref.Path(), owner.Ref.Path())
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // StateDir is the folder beside images in which vhdfs keeps journals, undo
@@ -32,6 +33,7 @@ type Library struct {
 	opts      LibraryOptions
 	inspected *inspectCache
 	unlocked  bool // see Look
+	caches    atomic.Pointer[Caches]
 	mu        struct {
 		sync.Mutex
 		engines map[FileID]*Engine

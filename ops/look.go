@@ -1,5 +1,7 @@
 package ops
 
+import "errors"
+
 // Look opens an image with its parents for a passing glance: no locks, nothing
 // that another program could notice. What this program has open is read through
 // its engine, with what its writers have not flushed; of an image that somebody
@@ -14,7 +16,10 @@ func (l *Library) Look(r Ref) (*Handle, error) {
 		return nil, err
 	}
 	if l.isOpen(st.ID) {
-		return l.Open(r, Read)
+		h, err := l.Open(r, Read)
+		if !errors.Is(err, ErrBusy) { // but while an operation has it alone
+			return h, err
+		}
 	}
 	o := l.opts
 	o.Cache = NewCache(layerCache) // the shared one is for images in use
