@@ -33,6 +33,18 @@ type Arg struct {
 	Help     string // one sentence part
 }
 
+// Arguments that every operation takes. [Args] holds them where they were given.
+var (
+	argWait = Arg{Name: "Wait", Kind: ArgBool, Help: "set to false answers as soon as the parameters are accepted, with the number of the job that goes on"}
+	argDry  = Arg{Name: "DryRun", Kind: ArgBool, Help: "set to true answers what would be done and changes nothing"}
+
+	// Common is these, in the order of the documentation.
+	Common = []Arg{argWait, argDry}
+)
+
+// Waits tells whether the answer is to be that of the end.
+func (a Args) Waits() bool { return !a.Has(argWait.Name) || a.Bool(argWait.Name) }
+
 // Word is one of a fixed set of values; requests may also use its number.
 type Word struct {
 	Text   string

@@ -77,6 +77,13 @@ func TestParse(t *testing.T) {
 		{op: testIdentify, in: "run", want: Args{}},
 
 		{op: testPlain, in: "\n", want: Args{}},
+		{op: testPlain, in: "dryrun=true", want: Args{"DryRun": true}},
+		{op: testPlain, in: "1 DryRun=yes wait=off", want: Args{"DryRun": true, "Wait": false}},
+		{op: testPlain, in: `{"Wait":false,"dryrun":null}`, want: Args{"Wait": false}},
+		{op: testMerge, in: "wait=false 1", want: Args{"Keep": false, "Wait": false}},
+		{op: testMerge, in: "wait=false base.vhdx", want: Args{"DestinationPath": "base.vhdx", "Keep": false, "Wait": false}},
+		{op: testCompact, in: "wait=false", want: Args{"Mode": "quick", "Wait": false}},
+		{op: testResize, in: "1 wait=true", want: Args{"MaxInternalSize": Amount{Bytes: 1}, "Wait": true}},
 		{op: testPlain, in: " ", want: Args{}},
 		{op: testPlain, in: "1\n", want: Args{}},
 		{op: testPlain, in: "run", want: Args{}},
@@ -119,6 +126,10 @@ func TestParse(t *testing.T) {
 		{op: testIdentify, in: "id=123", err: `id="123": bad argument, want a GUID`},
 		{op: testIdentify, in: "id={00000000-0000-0000-0000-000000000000}", err: "not all zeros"},
 		{op: testPlain, in: "2", err: `"2" needs a name in front; it takes no arguments`},
+		{op: testPlain, in: "1 wait=false 1", err: `"1" needs a name in front`},
+		{op: testPlain, in: "wait=soon", err: `wait="soon": bad argument, want true or false`},
+		{op: testPlain, in: "dryrun=1 dryrun=1", err: `argument "dryrun" is given twice`},
+		{op: testResize, in: "dryrun=true", err: "resize: size is required"},
 		{op: testPlain, in: "1 1", err: `"1" needs a name in front`},
 		{op: testPlain, in: "force=true", err: `unknown argument "force"; it takes no arguments`},
 		{op: testResize, in: `{"size":1`, err: "not a JSON object"},
@@ -184,9 +195,10 @@ func TestParseWords(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	require.Equal(t, "resize: . Write: size=SIZE|min [unsafe=true|false]. size (MaxInternalSize): new size, such as 40G. unsafe: cut partitions off.", testResize.Usage())
-	require.Equal(t, "compact: . Write: [mode=full|quick]. mode: how to look for space, default quick. 1 or run takes the defaults.", testCompact.Usage())
-	require.Equal(t, "validate: . Takes no arguments: write a newline, 1 or run.", testPlain.Usage())
+	const common = " As with every operation, [wait=true|false] set to false answers as soon as the parameters are accepted, with the number of the job that goes on; [dryrun=true|false] set to true answers what would be done and changes nothing."
+	require.Equal(t, "resize: . Write: size=SIZE|min [unsafe=true|false]. size (MaxInternalSize): new size, such as 40G. unsafe: cut partitions off."+common, testResize.Usage())
+	require.Equal(t, "compact: . Write: [mode=full|quick]. mode: how to look for space, default quick. 1 or run takes the defaults."+common, testCompact.Usage())
+	require.Equal(t, "validate: . Takes no arguments of its own: write a newline, 1 or run."+common, testPlain.Usage())
 }
 
 func FuzzParse(f *testing.F) {

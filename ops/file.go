@@ -91,6 +91,9 @@ type Dir interface {
 	Remove(name string) error
 	// Rename never replaces: fs.ErrExist when the new name is taken.
 	Rename(old, new string) error
+	// Free is how many bytes the file system of directory name has left for new
+	// content, reserves for root aside; math.MaxInt64 where it does not say.
+	Free(name string) (int64, error)
 	// Sync makes creations, renames and removals in directory name durable.
 	Sync(name, label string) error
 }

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"strings"
 )
 
@@ -17,8 +18,13 @@ type Op struct {
 	// Service tells that it is the service's own, not an image's: its control
 	// file is in .vhdfs, and the command names the file that it makes.
 	Service bool
-	// Writes tells that it makes or changes files of the host.
-	Writes bool
+	// Writes tells that it makes or changes files of the host, with any
+	// arguments; WritesIf that it does with these.
+	Writes   bool
+	WritesIf func(Args) bool
+	// Plans tells that Run answers a [Plan], and changes nothing, when the request
+	// is dry. Whatever writes has to.
+	Plans bool
 	// Can tells whether images like this one have the operation; nil: all have.
 	Can func(*Found) bool
 	// Run does the work. Its fields stand in the answer on failure too: they say
@@ -38,9 +44,21 @@ type Request struct {
 	// Named are folders that the caller chose besides the image folder: their
 	// files may be named by absolute path.
 	Named []Dir
+	// Dry asks what would be done, and for nothing to be changed.
+	Dry bool
 	// Progress, if not nil, is told how many bytes of all are done, by one
-	// goroutine at a time.
+	// goroutine at a time. The first call says that what was asked for is accepted;
+	// see [Request.Begin].
 	Progress func(done, all int64)
+}
+
+// Begin says that the parameters are accepted and the work begins, on all bytes
+// (0: unknown). An operation calls it once it has looked at everything that may
+// be wrong with the request: who does not wait for its end is answered then.
+func (r *Request) Begin(all int64) {
+	if r.Progress != nil {
+		r.Progress(0, all)
+	}
 }
 
 // Title is the name that answers carry: the service's method where it has one.
@@ -51,8 +69,21 @@ func (o *Op) Title() string {
 	return o.Name
 }
 
-// Do runs the operation. A failure is in the answer, not beside it.
+// Changes tells whether a request with these arguments makes or changes files of
+// the host.
+func (o *Op) Changes(a Args) bool {
+	return !a.Bool(argDry.Name) && (o.Writes || o.WritesIf != nil && o.WritesIf(a))
+}
+
+// Do runs the operation; dry, too, if the arguments say so. A failure is in the
+// answer, not beside it.
 func (o *Op) Do(ctx context.Context, r *Request) Answer {
+	if r.Args.Bool(argDry.Name) {
+		r.Dry = true
+	}
+	if r.Dry && !o.Plans && (o.Writes || o.WritesIf != nil && o.WritesIf(r.Args)) {
+		return o.Refuse(Errorf(errors.ErrUnsupported, 0, "%s: no dry run", o.Name))
+	}
 	fields, err := o.Run(ctx, r)
 	return Answer{Operation: o.Title(), Fields: fields, Err: err}
 }
@@ -60,7 +91,7 @@ func (o *Op) Do(ctx context.Context, r *Request) Answer {
 // Refuse is the answer to a request that never ran.
 func (o *Op) Refuse(err error) Answer { return Answer{Operation: o.Title(), Err: err} }
 
-// Synopsis is the arguments on one line: "[mode=0|1|2] size=SIZE".
+// Synopsis is the operation's own arguments on one line: "[mode=0|1|2] size=SIZE".
 func (o *Op) Synopsis() string {
 	words := make([]string, len(o.Args))
 	for i, a := range o.Args {
@@ -74,17 +105,29 @@ func (o *Op) Usage() string {
 	var b strings.Builder
 	b.WriteString(o.Name + ": " + o.Brief + ".")
 	if len(o.Args) == 0 {
-		b.WriteString(" Takes no arguments: write a newline, 1 or run.")
-		return b.String()
+		b.WriteString(" Takes no arguments of its own: write a newline, 1 or run.")
+	} else {
+		b.WriteString(" Write: " + o.Synopsis() + ".")
 	}
-	b.WriteString(" Write: " + o.Synopsis() + ".")
 	for _, a := range o.Args {
 		b.WriteString(" " + a.usage())
 	}
-	if o.runsBare() {
+	if len(o.Args) > 0 && o.runsBare() {
 		b.WriteString(" 1 or run takes the defaults.")
 	}
-	return b.String()
+	return b.String() + " " + CommonUsage()
+}
+
+// CommonUsage says what every operation takes besides its own arguments.
+func CommonUsage() string {
+	s := "As with every operation,"
+	for i, a := range Common {
+		if i > 0 {
+			s += ";"
+		}
+		s += " " + a.synopsis() + " " + a.Help
+	}
+	return s + "."
 }
 
 // runsBare tells whether nothing has to be said for it to run.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -68,8 +69,9 @@ func (o *Op) usagef(format string, args ...any) error {
 // bind gives each word to its argument and fills in the defaults.
 func (o *Op) bind(words []word) (Args, error) {
 	args := Args{}
-	if o.runsBare() && len(words) == 1 && !words[0].pair && (words[0].value == "1" || words[0].value == "run") {
-		words = nil
+	own := slices.DeleteFunc(slices.Clone(words), func(w word) bool { return common(w) != nil })
+	if o.runsBare() && len(own) == 1 && !own[0].pair && (own[0].value == "1" || own[0].value == "run") {
+		words = slices.DeleteFunc(slices.Clone(words), func(w word) bool { return w == own[0] })
 	}
 	for _, w := range words {
 		a := o.argFor(w)
@@ -95,6 +97,16 @@ func (o *Op) bind(words []word) (Args, error) {
 	return args, nil
 }
 
+// common is the argument of every operation that a word is for.
+func common(w word) *Arg {
+	for i := range Common {
+		if w.pair && Common[i].named(w.key) {
+			return &Common[i]
+		}
+	}
+	return nil
+}
+
 func (o *Op) argFor(w word) *Arg {
 	for i := range o.Args {
 		a := &o.Args[i]
@@ -102,7 +114,7 @@ func (o *Op) argFor(w word) *Arg {
 			return a
 		}
 	}
-	return nil
+	return common(w)
 }
 
 func (o *Op) fill(args Args, a *Arg) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -260,6 +261,30 @@ func (d *Dir) Stat(name string) (ops.FileStat, error) {
 		return ops.FileStat{}, d.pathError("stat", name, err)
 	}
 	return st, f.Close()
+}
+
+// Free is what the file system of directory name has left for its users.
+func (d *Dir) Free(name string) (int64, error) {
+	f, _, err := d.find(name, ops.Read)
+	if err != nil {
+		return 0, d.pathError("statfs", name, err)
+	}
+	defer f.Close()
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
+		return 0, d.pathError("statfs", name, err)
+	}
+	if st.Blocks == 0 { // some network and pseudo file systems
+		return math.MaxInt64, nil
+	}
+	unit := int64(st.Frsize)
+	if unit <= 0 {
+		unit = max(int64(st.Bsize), 1)
+	}
+	if st.Bavail > uint64(math.MaxInt64/unit) {
+		return math.MaxInt64, nil
+	}
+	return int64(st.Bavail) * unit, nil
 }
 
 // List reads a directory in name order.

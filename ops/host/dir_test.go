@@ -307,3 +307,21 @@ func tmpfs(t *testing.T, at, size string) {
 	require.NoError(t, unix.Mount("tmpfs", at, "tmpfs", 0, "size="+size))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(at, 0)) })
 }
+
+func TestFree(t *testing.T) {
+	eachResolver(t, func(t *testing.T, d *Dir, top string) {
+		require.NoError(t, os.Mkdir(top+"/vms/sub", 0o700))
+		var st unix.Statfs_t
+		require.NoError(t, unix.Statfs(top, &st))
+		for _, name := range []string{".", "sub"} {
+			free, err := d.Free(name)
+			require.NoError(t, err)
+			require.Positive(t, free)
+			require.LessOrEqual(t, free, int64(st.Blocks)*st.Frsize)
+		}
+		_, err := d.Free("none")
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		_, err = d.Free("..")
+		require.ErrorIs(t, err, ops.ErrForbidden)
+	})
+}

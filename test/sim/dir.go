@@ -2,6 +2,7 @@ package sim
 
 import (
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -281,6 +282,23 @@ func (d *dir) rename(old, new string) error {
 	to.children[newBase] = n
 	h.eventLocked(Event{Op: OpRename, File: n.ino, Dir: from.ino, ToDir: to.ino, Path: d.Path(old), To: d.Path(new)})
 	return nil
+}
+
+// Free is what is left of the capacity that [Host.SetCapacity] sets.
+func (d *dir) Free(name string) (int64, error) {
+	h := d.host
+	if err := h.ask(Call{Op: OpStat, Path: d.Path(name)}); err != nil {
+		return 0, pathError("statfs", d, name, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, err := d.walkLocked(name, ops.Read); err != nil {
+		return 0, pathError("statfs", d, name, err)
+	}
+	if h.capacity == 0 {
+		return math.MaxInt64, nil
+	}
+	return max(0, h.capacity-h.usedLocked()), nil
 }
 
 func (d *dir) Sync(name, label string) error {

@@ -318,6 +318,9 @@ func TestCapacity(t *testing.T) {
 	require.NoError(t, err, "rewriting needs no space")
 	require.ErrorIs(t, f.Allocate(0, 4*pageSize), syscall.ENOSPC)
 	require.NoError(t, f.Punch(0, pageSize))
+	free, err := h.Dir("/vms").Free(".")
+	require.NoError(t, err)
+	require.EqualValues(t, pageSize, free)
 	_, err = f.WriteAt([]byte{1}, 9*pageSize)
 	require.NoError(t, err)
 }
