@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -22,20 +23,26 @@ const (
 //	rename        the temporary, or the whole file under its name
 //	sync folder   the file
 //
-// An error before the last step removes the temporary. A name that is taken by
-// then is an fs.ErrExist: nothing is ever replaced.
+// An error before the last step removes the temporary; after a crash the next one
+// that is made in the folder does. A name that is taken by then is an fs.ErrExist:
+// nothing is ever replaced.
 func makeFile(to Ref, fill func(File) error) error {
 	folder := path.Dir(to.Name)
 	temp, f, err := newTemporary(to.Dir, folder)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(fill(f), f.Close())
+	err = fill(f)
 	if err == nil {
 		err = to.Dir.Rename(temp, to.Name)
 	}
-	if err != nil {
-		return errors.Join(err, to.Dir.Remove(temp), removeIfEmpty(to.Dir, path.Dir(temp)))
+	named := err == nil
+	// The lock is given back when nobody can take the file for a stale one.
+	if err = errors.Join(err, f.Close()); err != nil {
+		if !named {
+			err = errors.Join(err, to.Dir.Remove(temp), removeIfEmpty(to.Dir, path.Dir(temp)))
+		}
+		return err
 	}
 	if err := to.Dir.Sync(folder, "create.name"); err != nil {
 		return err
@@ -43,8 +50,12 @@ func makeFile(to Ref, fill func(File) error) error {
 	return removeIfEmpty(to.Dir, path.Dir(temp))
 }
 
-// newTemporary makes the state folder where it is missing. Another operation
-// that ends may remove it before there is something in it: it is made again.
+// temporarySuffix marks files that are to get another name.
+const temporarySuffix = ".new"
+
+// newTemporary makes a file in the state folder, locked so that nobody sweeps it,
+// and the folder where it is missing. Another operation that ends may remove that
+// before there is something in it: it is made again.
 func newTemporary(d Dir, folder string) (string, File, error) {
 	const attempts = 8 // each is lost only to an operation that ends just then
 	state := path.Join(folder, StateDir)
@@ -53,16 +64,67 @@ func newTemporary(d Dir, folder string) (string, File, error) {
 		if err = d.Mkdir(state, stateDirPerm); err != nil && !errors.Is(err, iofs.ErrExist) {
 			return "", nil, err
 		}
-		temp := path.Join(state, NewGUID().String()+".new")
+		sweep(d, state)
+		temp := path.Join(state, NewGUID().String()+temporarySuffix)
 		var f File
-		if f, err = d.Create(temp, newFilePerm); err == nil {
-			return temp, f, nil
+		f, err = d.Create(temp, newFilePerm)
+		if err == nil {
+			if err = claim(d, temp, f); err == nil {
+				return temp, f, nil
+			}
+			err = errors.Join(err, f.Close())
+			if e := d.Remove(temp); !errors.Is(e, iofs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
 		}
-		if !errors.Is(err, iofs.ErrNotExist) {
+		if !errors.Is(err, iofs.ErrNotExist) && !errors.Is(err, ErrBusy) {
 			return "", nil, errors.Join(err, removeIfEmpty(d, state))
 		}
 	}
 	return "", nil, err
+}
+
+// claim locks a temporary that was made just now: ErrBusy or fs.ErrNotExist where
+// somebody took it for a stale one before. Where files have no locks nobody sweeps.
+func claim(d Dir, temp string, f File) error {
+	if err := f.Lock(true); err != nil {
+		if noLocks(err) {
+			return nil
+		}
+		return err
+	}
+	_, err := d.Stat(temp)
+	return err
+}
+
+// noLocks tells whether a file system answers that it has none.
+func noLocks(err error) bool {
+	return errors.Is(err, syscall.ENOLCK) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS)
+}
+
+// sweep removes the temporaries in a state folder that no living process holds:
+// their makers were killed. What cannot be removed stays for the next one, which
+// is as good a time as now.
+func sweep(d Dir, state string) {
+	list, err := d.List(state)
+	if err != nil {
+		return
+	}
+	for _, e := range list {
+		id, ok := strings.CutSuffix(e.Name, temporarySuffix)
+		if _, err := ParseGUID(id); !ok || err != nil || !e.IsRegular {
+			continue
+		}
+		name := path.Join(state, e.Name)
+		f, err := d.Open(name, Write|NoFollow)
+		if err != nil {
+			continue
+		}
+		if f.Lock(true) == nil {
+			_ = d.Remove(name)
+		}
+		_ = f.Close()
+	}
 }
 
 // removeIfEmpty removes a state folder that holds nothing.

@@ -48,6 +48,7 @@ func runCheck(ctx context.Context, r *Request) (Fields, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.Begin(0)
 	reports := make([]Report, len(links))
 	bad := 0
 	for i := range links {

@@ -12,6 +12,7 @@ var opConvert = &Op{
 	Brief:   "copy the disk, parents included, into a new image",
 	JobType: 6,
 	Writes:  true,
+	Plans:   true,
 	Args: []Arg{
 		argPath,
 		argFormat.with("default by the extension, which it has to match", Word{"raw", 0}, Word{"vfd", FormatVFD}),
@@ -45,10 +46,7 @@ func runConvert(ctx context.Context, r *Request) (_ Fields, err error) {
 	if err := t.convertFrom(r, src); err != nil {
 		return nil, err
 	}
-	if err := t.make(ctx, src, r.Progress); err != nil {
-		return nil, err
-	}
-	return Fields{{"Path", t.ref.Path()}}, nil
+	return t.produce(ctx, r, src)
 }
 
 // convertFrom decides what the copy of a source is.

@@ -13,6 +13,7 @@ var opCreate = &Op{
 	JobType: 1,
 	Service: true,
 	Writes:  true,
+	Plans:   true,
 	Args: []Arg{
 		argPath,
 		argSize.with("bytes of the disk, rounded up to whole sectors; default that of the parent or the source"),
@@ -57,10 +58,7 @@ func runCreate(ctx context.Context, r *Request) (_ Fields, err error) {
 	if err := t.settle(r, 512); err != nil {
 		return nil, err
 	}
-	if err := t.make(ctx, src, r.Progress); err != nil {
-		return nil, err
-	}
-	return Fields{{"Path", t.ref.Path()}}, nil
+	return t.produce(ctx, r, src)
 }
 
 // openSource opens the image, or the raw file, that a new image is a copy of.

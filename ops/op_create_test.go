@@ -265,7 +265,7 @@ func TestCreateChildOfAnImageInUse(t *testing.T) {
 
 // What fails under way leaves nothing behind.
 func TestCreateRemovesItsTemporary(t *testing.T) {
-	for _, call := range []sim.Op{sim.OpWrite, sim.OpSync, sim.OpTruncate, sim.OpRename, sim.OpCreate} {
+	for _, call := range []sim.Op{sim.OpWrite, sim.OpSync, sim.OpTruncate, sim.OpRename, sim.OpCreate, sim.OpLock} {
 		t.Run(call.String(), func(t *testing.T) {
 			w := makingWorld(t)
 			w.host.SetFault(func(c sim.Call) error {

@@ -13,6 +13,7 @@ var opCreateFloppy = &Op{
 	JobType: 2,
 	Service: true,
 	Writes:  true,
+	Plans:   true,
 	Args: []Arg{
 		argPath,
 		{Name: "Size", Kind: ArgSize, Default: "1440K", Help: "720K, 1200K, 1440K or 2880K"},
@@ -34,8 +35,5 @@ func runCreateFloppy(ctx context.Context, r *Request) (_ Fields, err error) {
 		return nil, err
 	}
 	t.spec = CreateSpec{Size: size}
-	if err := t.make(ctx, nil, nil); err != nil {
-		return nil, err
-	}
-	return Fields{{"Path", t.ref.Path()}}, nil
+	return t.produce(ctx, r, nil)
 }

@@ -19,6 +19,7 @@ func runValidate(ctx context.Context, r *Request) (Fields, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.Begin(0)
 	child := ""
 	for i := range links {
 		if err := ctx.Err(); err != nil {

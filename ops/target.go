@@ -206,6 +206,39 @@ func (t *target) inherit(typed string) error {
 	return err
 }
 
+// produce makes the image, filled from src unless that is nil, or answers what
+// that would take. Where the host has not the space it does not begin.
+func (t *target) produce(ctx context.Context, r *Request, src source) (Fields, error) {
+	plan, err := t.plan(ctx, src)
+	if err == nil {
+		err = plan.Enough(t.ref.Path())
+	}
+	if r.Dry {
+		return append(t.describe(), plan.Fields()...), err
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.Begin(t.spec.Size)
+	if err := t.make(ctx, src, r.Progress); err != nil {
+		return nil, err
+	}
+	return Fields{{"Path", t.ref.Path()}}, nil
+}
+
+// describe is the image to be made in the terms of a request.
+func (t *target) describe() Fields {
+	f := Fields{{"Path", t.ref.Path()}, {"Format", "raw"}}
+	if t.format == nil {
+		return f
+	}
+	f[1].Value = t.format.Name
+	if t.spec.Type != 0 {
+		f = append(f, Field{"Type", t.spec.Type.String()})
+	}
+	return f
+}
+
 // make makes the image, filled from src unless that is nil.
 func (t *target) make(ctx context.Context, src source, progress func(done, all int64)) error {
 	if err := ctx.Err(); err != nil {
@@ -238,11 +271,18 @@ func (t *target) make(ctx context.Context, src source, progress func(done, all i
 	})
 }
 
-func (t *target) fill(ctx context.Context, to sink, src source, progress func(done, all int64)) error {
-	c := &copier{lib: t.lib, name: t.ref.Path(), src: src, dst: to, size: t.spec.Size, progress: progress}
+// copier copies src to what is to be the image's content.
+func (t *target) copier(src source, to sink) *copier {
+	c := &copier{lib: t.lib, name: t.ref.Path(), src: src, dst: to, size: t.spec.Size}
 	if t.parent != nil {
 		c.base = t.parent
 	}
+	return c
+}
+
+func (t *target) fill(ctx context.Context, to sink, src source, progress func(done, all int64)) error {
+	c := t.copier(src, to)
+	c.progress = progress
 	if err := c.run(ctx); err != nil {
 		return err
 	}
