@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -140,18 +141,18 @@ func FuzzParseRecorded(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stored string) {
 		r, err := parseRecorded(stored)
 		if err != nil {
-			require.ErrorIs(t, err, ErrUsage)
+			if !errors.Is(err, ErrUsage) {
+				t.Fatal(err)
+			}
 			return
 		}
-		require.NotEmpty(t, r.parts)
-		require.LessOrEqual(t, len(r.parts)+r.up, maxRecordedParts)
-		require.False(t, r.abs && r.up > 0)
+		if len(r.parts) == 0 || len(r.parts)+r.up > maxRecordedParts || r.abs && r.up > 0 {
+			t.Fatalf("%+v", r)
+		}
 		for _, p := range r.parts {
-			require.NotContains(t, []string{"", ".", ".."}, p)
-			require.NotContains(t, p, "/")
-			require.NotContains(t, p, `\`)
-			require.NotContains(t, p, "\x00")
-			require.False(t, strings.HasSuffix(p, ".") || strings.HasSuffix(p, " "))
+			if p == "" || strings.ContainsAny(p, "/\\\x00") || strings.HasSuffix(p, ".") || strings.HasSuffix(p, " ") {
+				t.Fatalf("part %q of %+v", p, r)
+			}
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 
 	"vhdfs/ops"
@@ -16,54 +17,72 @@ import (
 // part, offset, length, value. Random bytes would never get past a checksum.
 const patchSize = 8
 
-func fuzzTemplates() []fixture.VHD {
+// template is a sound image on a host that is cloned, never changed.
+type template struct {
+	fixture.VHD
+	lay  fixture.VHDLayout
+	host *sim.Host
+}
+
+var fuzzTemplates = sync.OnceValue(func() []template {
 	w := []fixture.Write{{Off: 1000, Data: make([]byte, 3000)}, {Off: 200<<10 - 700, Data: []byte("last")}}
-	return []fixture.VHD{
+	var ts []template
+	for _, v := range []fixture.VHD{
 		{Size: 200 << 10, Type: 2, Writes: w},
 		{Size: 200 << 10, BlockSize: 16 << 10, Writes: w},
 		{Size: 200 << 10, BlockSize: 4096, Type: 4, Parent: parent(), Writes: w},
 		{Size: 200 << 10, BlockSize: 64 << 10, Batmap: true, Creator: "tap\x00", Writes: w},
 		{Size: 200 << 10, BlockSize: 64 << 10, NoTail: true, Writes: w},
 		{Size: 200 << 10, BlockSize: 64 << 10, ShortFooter: true, Writes: w},
+	} {
+		ts = append(ts, template{v, v.Layout(), disk(v.Bytes())})
 	}
-}
+	return ts
+})
 
-func fuzzImage(in []byte) []byte {
+// fuzzImage is a host with the image that an input describes.
+func fuzzImage(in []byte) *sim.Host {
 	templates := fuzzTemplates()
-	v := templates[0]
+	t := templates[0]
 	if len(in) > 0 {
-		v = templates[int(in[0])%len(templates)]
+		t = templates[int(in[0])%len(templates)]
 		in = in[1:]
 	}
-	lay := v.Layout()
-	for len(in) >= patchSize && len(v.Patches) < 32 {
-		p := fixture.VHDPatch{Repair: in[0]&1 == 0}
-		off := int64(binary.BigEndian.Uint16(in[2:]))
-		data := in[4 : 4+1+int(in[0]>>1)%4]
-		switch in[1] % 4 {
-		case 0:
-			p.Part, p.Off = "tail", off%500
-		case 1:
-			p.Part, p.Off = "copy", off%500
-		case 2:
-			p.Part, p.Off = "header", off%1000
-		case 3:
-			p.Part, p.Off = "file", off%min(lay.Len, 8192)
-		}
-		if (p.Part == "tail" && v.NoTail) || (lay.Header == 0 && (p.Part == "copy" || p.Part == "header")) {
-			p.Part, p.Off = "file", off%min(lay.Len, 8192)
-		}
-		p.Data = data
-		v.Patches = append(v.Patches, p)
+	h := t.host.Clone()
+	b := h.Bytes("/d.vhd")
+	for n := 0; n < 32 && len(in) >= patchSize; n++ {
+		t.patch(b, in[:patchSize])
 		in = in[patchSize:]
 	}
-	return v.Bytes()
+	return h
+}
+
+// patch changes up to 4 bytes, of the end footer, the footer's copy, the header
+// or what part there is, and sums that part again unless the input says no.
+func (t template) patch(b sim.Bytes, in []byte) {
+	off, data := int64(binary.BigEndian.Uint16(in[2:])), in[4:4+1+int(in[0]>>1)%4]
+	var at, n, sumAt int64
+	switch part := in[1] % 4; {
+	case part == 0 && !t.NoTail:
+		at, n, sumAt = t.lay.Tail, t.lay.Len-t.lay.Tail, 64
+	case part == 1 && t.lay.Header != 0:
+		at, n, sumAt = 0, 512, 64
+	case part == 2 && t.lay.Header != 0:
+		at, n, sumAt = t.lay.Header, 1024, 36
+	default:
+		b.Write(off%min(t.lay.Len, 8192), data)
+		return
+	}
+	b.Write(at+off%(n-11), data)
+	if in[0]&1 == 0 {
+		p := b.Get(at, n)
+		fixture.VHDSum(p, int(sumAt))
+		b.Write(at+sumAt, p[sumAt:sumAt+4])
+	}
 }
 
 // walk opens an image, reads some of every run and checks it, bounded.
-func walk(t *testing.T, image []byte) {
-	h := sim.New()
-	h.Put("/d.vhd", image)
+func walk(t *testing.T, h *sim.Host) {
 	f := openFile(t, h, ops.Read)
 	h.Freeze()
 	if _, err := probe(f, ".vhd"); err != nil {
@@ -131,8 +150,7 @@ func FuzzImageWrite(f *testing.F) {
 		f.Add([]byte{byte(i), 6, 2, 0, 28, 0xff, 0xff, 0xff, 0xff}, []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
 	}
 	f.Fuzz(func(t *testing.T, in, requests []byte) {
-		h := sim.New()
-		h.Put("/d.vhd", fuzzImage(in))
+		h := fuzzImage(in)
 		l, err := Open(openFile(t, h, ops.Write), ops.OpenOptions{Write: true, Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
 		if err != nil {
 			typed(t, err)

@@ -5,18 +5,25 @@ import (
 	"context"
 	"errors"
 	"io"
+	"reflect"
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"vhdfs/ops"
 	"vhdfs/test/fixture"
+	"vhdfs/test/sim"
 )
 
-// templates are the images that fuzzing damages: every type, clean and dirty.
-var templates = sync.OnceValue(func() []*fixture.VHDXImage {
-	var ms []*fixture.VHDXImage
+// template is an image that fuzzing damages: on a host that is cloned, never
+// changed, and as what it was built from.
+type template struct {
+	*fixture.VHDXImage
+	host *sim.Host
+}
+
+// templates are of every type, clean and dirty.
+var templates = sync.OnceValue(func() []template {
+	var ts []template
 	w := []fixture.Write{{Off: 512, Data: fill(4096, 1)}, {Off: 3 * mib, Data: fill(512, 2)}}
 	for _, v := range []fixture.VHDX{
 		{Writes: w, BlockSize: 1 << 20},
@@ -39,45 +46,61 @@ var templates = sync.OnceValue(func() []*fixture.VHDXImage {
 		if err != nil {
 			panic(err)
 		}
-		ms = append(ms, m)
+		ts = append(ts, template{m, hostWith(m.Sparse)})
 	}
-	return ms
+	return ts
 })
 
 // patched is a template with up to 16 patches: each is 2 bytes of place in a
 // window, a byte whose low 3 bits say how many bytes follow, and these. Bit 7
 // leaves the checksum wrong.
-func patched(m *fixture.VHDXImage, window, size int64, patch []byte) *fixture.VHDXImage {
-	c := *m
-	c.Sparse = m.Clone()
+func (t template) patched(window, size int64, patch []byte) *sim.Host {
+	h := t.host.Clone()
+	b := h.Bytes("/img/" + testImage)
 	for range 16 {
 		if len(patch) < 4 {
 			break
 		}
 		off := window + int64(le.Uint16(patch))%size
 		n := min(1+int(patch[2]&7), len(patch)-3)
-		c.Write(off, patch[3:3+n])
+		b.Write(off, patch[3:3+n])
 		if patch[2]&0x80 == 0 {
-			c.Repair(off)
+			t.RepairIn(b, off)
 		}
 		patch = patch[3+n:]
 	}
-	return &c
+	return h
+}
+
+// must stops at the first error of a fuzz run; require is too slow for that.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustCorrupt(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, ops.ErrCorrupt) {
+		t.Fatalf("%v: not a class that was expected", err)
+	}
 }
 
 // walk opens and reads an image as far as it goes. Whatever it holds: no panic,
 // nothing written, runs that tile the disk, errors of a class that has a meaning.
-func walk(t *testing.T, m *fixture.VHDXImage) {
-	h := hostWith(t, m.Sparse)
+func walk(t *testing.T, h *sim.Host) {
 	h.Freeze()
 	d, err := openHost(t, h, ops.Read)
 	if err == nil {
 		walkDisk(t, d)
-		require.NoError(t, d.Close())
+		must(t, d.Close())
 	} else {
-		require.True(t, errors.Is(err, ops.ErrCorrupt), "%v", err)
+		mustCorrupt(t, err)
 	}
-	require.Zero(t, h.Refused())
+	if n := h.Refused(); n > 0 {
+		t.Fatalf("%d changes were asked for", n)
+	}
 }
 
 func walkDisk(t *testing.T, d *Disk) {
@@ -87,33 +110,36 @@ func walkDisk(t *testing.T, d *Disk) {
 		n, kind, err := d.ReadRun(p, off)
 		x, xerr := d.Extent(off, d.Size())
 		if err != nil {
-			require.ErrorIs(t, err, ops.ErrCorrupt)
-			require.Zero(t, n)
+			mustCorrupt(t, err)
+			if n != 0 {
+				t.Fatalf("%d bytes read with error %v", n, err)
+			}
 			off += int64(d.metadata.blockSize) / 3
 			continue
 		}
-		require.NoError(t, xerr)
-		require.Equal(t, kind, x.Kind)
-		require.Positive(t, x.Len)
-		require.LessOrEqual(t, off+x.Len, d.Size())
-		if x.Kind == ops.Data {
-			require.GreaterOrEqual(t, x.Pos, mib)
-			require.LessOrEqual(t, x.Pos+x.Len, d.fileSize)
+		must(t, xerr)
+		if x.Kind != kind || x.Len <= 0 || x.Len > d.Size()-off {
+			t.Fatalf("at %#x of %#x: extent %+v, read a run of %v", off, d.Size(), x, kind)
+		}
+		if x.Kind == ops.Data && (x.Pos < mib || x.Pos+x.Len > d.fileSize) {
+			t.Fatalf("at %#x: extent %+v in a file of %#x", off, x, d.fileSize)
 		}
 		off += x.Len
 	}
-	count := 0
-	err := d.Check(context.Background(), func(ops.Anomaly) { count++ })
-	if err != nil {
-		require.ErrorIs(t, err, ops.ErrCorrupt)
+	count := int64(0)
+	if err := d.Check(context.Background(), func(ops.Anomaly) { count++ }); err != nil {
+		mustCorrupt(t, err)
 	}
-	require.LessOrEqual(t, int64(count), 3*d.geometry.entries+3)
-	_, _, err = d.ReadRun(p, d.Size())
-	require.ErrorIs(t, err, io.EOF)
+	if count > 3*d.geometry.entries+3 {
+		t.Fatalf("%d anomalies in %d entries", count, d.geometry.entries)
+	}
+	if _, _, err := d.ReadRun(p, d.Size()); !errors.Is(err, io.EOF) {
+		t.Fatalf("read at the end: %v", err)
+	}
 }
 
 // fuzzWindow fuzzes one structure of every template.
-func fuzzWindow(f *testing.F, window func(*fixture.VHDXImage) (off, n int64)) {
+func fuzzWindow(f *testing.F, window func(template) (off, n int64)) {
 	for i := range templates() {
 		f.Add(uint8(i), []byte{})
 		f.Add(uint8(i), []byte{8, 0, 3, 1, 2, 3, 4, 72, 0, 7, 0, 0, 0x10, 0, 0, 0, 0, 0})
@@ -121,38 +147,38 @@ func fuzzWindow(f *testing.F, window func(*fixture.VHDXImage) (off, n int64)) {
 	f.Fuzz(func(t *testing.T, which uint8, patch []byte) {
 		m := templates()[int(which)%len(templates())]
 		off, n := window(m)
-		walk(t, patched(m, off, n, patch))
+		walk(t, m.patched(off, n, patch))
 	})
 }
 
 func FuzzHeader(f *testing.F) {
-	fuzzWindow(f, func(*fixture.VHDXImage) (int64, int64) { return fixture.VHDXHeader2, 128 })
+	fuzzWindow(f, func(template) (int64, int64) { return fixture.VHDXHeader2, 128 })
 }
 
 func FuzzRegion(f *testing.F) {
-	fuzzWindow(f, func(*fixture.VHDXImage) (int64, int64) { return fixture.VHDXRegion1, 128 })
+	fuzzWindow(f, func(template) (int64, int64) { return fixture.VHDXRegion1, 128 })
 }
 
 func FuzzMetadata(f *testing.F) {
-	fuzzWindow(f, func(m *fixture.VHDXImage) (int64, int64) { return m.MetaOff, 256 })
+	fuzzWindow(f, func(m template) (int64, int64) { return m.MetaOff, 256 })
 }
 
 func FuzzItems(f *testing.F) {
-	fuzzWindow(f, func(m *fixture.VHDXImage) (int64, int64) { return m.MetaOff + 64*kib, 64 })
+	fuzzWindow(f, func(m template) (int64, int64) { return m.MetaOff + 64*kib, 64 })
 }
 
 func FuzzBAT(f *testing.F) {
-	fuzzWindow(f, func(m *fixture.VHDXImage) (int64, int64) { return m.BATOff, 2049 * 8 })
+	fuzzWindow(f, func(m template) (int64, int64) { return m.BATOff, 2049 * 8 })
 }
 
 // FuzzLogFind damages entries without and with right checksums.
 func FuzzLogFind(f *testing.F) {
-	fuzzWindow(f, func(m *fixture.VHDXImage) (int64, int64) { return m.LogOff, 4 * pageSize })
+	fuzzWindow(f, func(m template) (int64, int64) { return m.LogOff, 4 * pageSize })
 }
 
 // FuzzLogReplay damages the descriptors of a valid sequence.
 func FuzzLogReplay(f *testing.F) {
-	fuzzWindow(f, func(m *fixture.VHDXImage) (int64, int64) { return m.LogOff + 48, 16 + 32*4 })
+	fuzzWindow(f, func(m template) (int64, int64) { return m.LogOff + 48, 16 + 32*4 })
 }
 
 // FuzzImageRead damages any 64 KiB.
@@ -161,7 +187,7 @@ func FuzzImageRead(f *testing.F) {
 		f.Add(uint8(i), uint8(1), []byte{8, 0, 3, 1, 2, 3, 4})
 	}
 	f.Fuzz(func(t *testing.T, which, window uint8, patch []byte) {
-		walk(t, patched(templates()[int(which)%len(templates())], int64(window)*64*kib, 64*kib, patch))
+		walk(t, templates()[int(which)%len(templates())].patched(int64(window)*64*kib, 64*kib, patch))
 	})
 }
 
@@ -172,13 +198,14 @@ func FuzzLocator(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := decodeLocator(b)
 		if err != nil {
-			require.ErrorIs(t, err, ops.ErrCorrupt)
+			mustCorrupt(t, err)
 			return
 		}
 		again, err := decodeLocator(l.encode())
-		require.NoError(t, err)
-		require.Equal(t, l, again)
-		require.True(t, bytes.Equal(l.encode(), again.encode()))
+		must(t, err)
+		if !reflect.DeepEqual(l, again) || !bytes.Equal(l.encode(), again.encode()) {
+			t.Fatalf("%v became %v", l, again)
+		}
 	})
 }
 
@@ -189,23 +216,24 @@ func FuzzImageWrite(f *testing.F) {
 		f.Add(uint8(i), uint16(48), []byte{8, 0, 3, 1, 2, 3, 4}, []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
 	}
 	f.Fuzz(func(t *testing.T, which uint8, window uint16, patch, script []byte) {
-		m := templates()[int(which)%len(templates())]
-		h := hostWith(t, patched(m, int64(window%96)*64*kib, 64*kib, patch).Sparse)
+		h := templates()[int(which)%len(templates())].patched(int64(window%96)*64*kib, 64*kib, patch)
 		file, err := h.Dir("/img").Open(testImage, ops.Write)
-		require.NoError(t, err)
+		must(t, err)
 		l, err := Format.Open(file, ops.OpenOptions{Write: true, Cache: ops.NewCache(1 << 20)})
 		if err != nil {
 			return
 		}
 		w := l.(*Writer)
 		model := writeScript(t, w, script)
-		require.NoError(t, w.Close())
+		must(t, w.Close())
 		d, err := openHost(t, h, ops.Read)
-		require.NoError(t, err)
+		must(t, err)
 		for off, b := range model {
-			require.Equal(t, fill(512, b), read(t, d, off, 512))
+			if got := read(t, d, off, 512); !bytes.Equal(got, fill(512, b)) {
+				t.Fatalf("sector at %#x reads as %x, was %x", off, got[:4], b)
+			}
 		}
-		require.NoError(t, d.Close())
+		must(t, d.Close())
 	})
 }
 
@@ -225,7 +253,7 @@ func writeScript(t *testing.T, w *Writer, script []byte) map[int64]byte {
 		case 0:
 			err, b = w.Zero(off, n, script[2]&8 != 0), 0
 		case 1:
-			require.NoError(t, w.Flush())
+			must(t, w.Flush())
 			fallthrough
 		default:
 			_, err = w.WriteAt(fill(int(n), b), off)
@@ -235,7 +263,7 @@ func writeScript(t *testing.T, w *Writer, script []byte) map[int64]byte {
 				model[at] = b
 			}
 		} else {
-			require.True(t, errors.Is(err, ops.ErrCorrupt), "%v", err)
+			mustCorrupt(t, err)
 		}
 		script = script[3:]
 	}

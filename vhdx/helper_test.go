@@ -17,20 +17,17 @@ func place(t testing.TB, v fixture.VHDX) (*sim.Host, *fixture.VHDXImage) {
 	t.Helper()
 	m, err := v.Build()
 	require.NoError(t, err)
-	return hostWith(t, m.Sparse), m
+	return hostWith(m.Sparse), m
 }
 
-func hostWith(t testing.TB, m *fixture.Sparse) *sim.Host {
-	t.Helper()
+func hostWith(m *fixture.Sparse) *sim.Host {
 	h := sim.New()
-	f, err := h.Dir("/img").Create(testImage, 0o600)
-	require.NoError(t, err)
-	require.NoError(t, f.Truncate(m.Size, ""))
+	h.Put("/img/"+testImage, nil)
+	b := h.Bytes("/img/" + testImage)
+	b.Truncate(m.Size)
 	for off, p := range m.Pages() {
-		_, err := f.WriteAt(p, off)
-		require.NoError(t, err)
+		b.Write(off, p)
 	}
-	require.NoError(t, f.Close())
 	return h
 }
 

@@ -36,12 +36,13 @@ func (e logEntry) descriptorSectors() int64 {
 }
 
 // decodeLogEntry reads an entry's header in a ring of ringLen bytes; checksum,
-// descriptors and data sectors are not looked at.
-func decodeLogEntry(b []byte, ringLen int64) (logEntry, error) {
-	if got := string(b[0:4]); got != "loge" {
-		return logEntry{}, corruptf(0, "signature %q, want %q", got, "loge")
+// descriptors and data sectors are not looked at. ok is false for what is no
+// entry: the ring is full of old updates, so that is nothing worth a message.
+func decodeLogEntry(b []byte, ringLen int64) (e logEntry, ok bool) {
+	if string(b[0:4]) != "loge" {
+		return e, false
 	}
-	e := logEntry{
+	e = logEntry{
 		length:  int64(le.Uint32(b[8:])),
 		tail:    int64(le.Uint32(b[12:])),
 		seq:     le.Uint64(b[16:]),
@@ -50,17 +51,10 @@ func decodeLogEntry(b []byte, ringLen int64) (logEntry, error) {
 		flushed: le.Uint64(b[48:]),
 		last:    le.Uint64(b[56:]),
 	}
-	switch {
-	case e.length == 0 || e.length%pageSize != 0 || e.length > ringLen:
-		return e, corruptf(0, "length %#x in a log of %#x", e.length, ringLen)
-	case e.tail%pageSize != 0 || e.tail >= ringLen:
-		return e, corruptf(0, "tail %#x in a log of %#x", e.tail, ringLen)
-	case e.seq == 0:
-		return e, corruptf(0, "sequence number 0")
-	case e.descriptorSectors()*pageSize > e.length:
-		return e, corruptf(0, "%d descriptors in %#x bytes", e.count, e.length)
-	}
-	return e, nil
+	ok = e.length > 0 && e.length%pageSize == 0 && e.length <= ringLen &&
+		e.tail%pageSize == 0 && e.tail < ringLen &&
+		e.seq != 0 && e.descriptorSectors()*pageSize <= e.length
+	return e, ok
 }
 
 // descriptor is one update of an entry ([MS-VHDX] 2.3.1.2, 2.3.1.3).
@@ -162,8 +156,9 @@ func (g ring) verify(e logEntry) (bool, error) {
 type finder struct {
 	ring
 	log    ops.GUID
-	known  map[int64]*logEntry // position: entry, or nil for none
+	known  map[int64]*logEntry // position of what looks like an entry: the entry, nil for a bad one
 	budget int64               // bytes that may still be verified
+	head   [logHeaderSize]byte
 }
 
 // entryAt is the good entry at a ring position, nil when there is none.
@@ -171,16 +166,15 @@ func (f *finder) entryAt(at int64) (*logEntry, error) {
 	if e, ok := f.known[at]; ok {
 		return e, nil
 	}
-	f.known[at] = nil
-	var b [logHeaderSize]byte
-	if err := f.read(b[:], at); err != nil {
+	if err := f.read(f.head[:], at); err != nil {
 		return nil, err
 	}
-	e, err := decodeLogEntry(b[:], f.length)
-	if err != nil || e.log != f.log {
+	e, ok := decodeLogEntry(f.head[:], f.length)
+	if !ok || e.log != f.log {
 		return nil, nil // not an entry of this log: the ring holds old ones and their data
 	}
 	e.at = at
+	f.known[at] = nil
 	if f.budget -= e.length; f.budget < 0 {
 		return nil, corruptf(0, "log: entries overlap each other")
 	}

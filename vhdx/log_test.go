@@ -272,7 +272,7 @@ func TestLogOfNestedEntries(t *testing.T) {
 		copy(head[8:], le32(uint32(16<<20)))
 		m.Write(m.LogOff+at, head)
 	}
-	h := hostWith(t, m.Sparse)
+	h := hostWith(m.Sparse)
 	_, err = openHost(t, h, ops.Read)
 	require.ErrorIs(t, err, ops.ErrCorrupt)
 	require.ErrorContains(t, err, "entries overlap each other")

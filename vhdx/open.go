@@ -2,6 +2,7 @@ package vhdx
 
 import (
 	"strings"
+	"sync"
 	"unicode/utf16"
 
 	"vhdfs/ops"
@@ -102,10 +103,16 @@ func (d *Disk) openLog() error {
 	return nil
 }
 
+// tableBuffers hold what opening reads of region and metadata tables: large for
+// garbage where a folder full of images is opened. Nothing that is decoded
+// refers to them.
+var tableBuffers = sync.Pool{New: func() any { return new([2 * regionTableSize]byte) }}
+
 func (d *Disk) openRegions() error {
-	var raw [2][]byte
+	buf := tableBuffers.Get().(*[2 * regionTableSize]byte)
+	defer tableBuffers.Put(buf)
+	raw := [2][]byte{buf[:regionTableSize], buf[regionTableSize:]}
 	for i, off := range regionOffset {
-		raw[i] = make([]byte, regionTableSize)
 		if err := readFull(d.src, raw[i], off, "region table"); err != nil {
 			return err
 		}
@@ -131,7 +138,9 @@ func (d *Disk) openRegions() error {
 
 func (d *Disk) openMetadata() error {
 	region := d.regions.metadata
-	b := make([]byte, metadataTableSize)
+	buf := tableBuffers.Get().(*[2 * regionTableSize]byte)
+	defer tableBuffers.Put(buf)
+	b := buf[:metadataTableSize]
 	if err := readFull(d.src, b, region.off, "metadata table"); err != nil {
 		return err
 	}

@@ -235,7 +235,7 @@ func TestTruncatedFile(t *testing.T) {
 	} {
 		m := whole.Clone()
 		m.Truncate(tt.cut)
-		h := hostWith(t, m)
+		h := hostWith(m)
 		h.Freeze()
 		d, err := openHost(t, h, ops.Read)
 		if tt.err == "" {

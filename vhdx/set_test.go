@@ -338,26 +338,33 @@ func FuzzSet(f *testing.F) {
 	f.Add([]byte{}, uint32(266240))
 	f.Add([]byte{1, 0, 32, 200, 2, 0, 32, 200}, uint32(266240))
 	f.Add([]byte{4, 0, 0, '/'}, uint32(0x40020))
+	base := sim.New()
+	base.Put("/d/s.vhds", setImage(setLeaf))
 	f.Fuzz(func(t *testing.T, patches []byte, size uint32) {
-		b := setImage(setLeaf)
+		h := base.Clone()
+		b := h.Bytes("/d/s.vhds")
 		for i := 0; i+4 <= len(patches) && i < 120; i += 4 {
 			p := patches[i : i+4]
-			b[int(p[0]%5)<<16|(int(p[1])<<8|int(p[2]))%4096] = p[3]
+			b.Write(int64(p[0]%5)<<16|int64(p[1])<<8&0xf00|int64(p[2]), p[3:])
 		}
-		setSeal(b[0x10000:])
-		setSeal(b[0x20000:])
-		b = b[:min(int(size), len(b))]
-		_, file := setOpen(t, b)
+		for _, off := range []int64{0x10000, 0x20000} {
+			head := b.Get(off, 4096)
+			setSeal(head)
+			b.Write(off, head)
+		}
+		b.Truncate(min(int64(size), b.Size()))
+		h.Freeze()
+		file, err := h.Dir("/d").Open("s.vhds", ops.Read)
+		must(t, err)
 		set, err := SetFormat.Set(file)
 		if err != nil {
-			require.ErrorIs(t, err, ops.ErrCorrupt)
-			return
+			mustCorrupt(t, err)
+		} else if set.Leaf == "" || len(set.Leaf) > 255 || strings.ContainsAny(set.Leaf, "/\\\x00") || set.Leaf == ".." {
+			t.Fatalf("active disk %q", set.Leaf)
 		}
-		require.NotEmpty(t, set.Leaf)
-		require.LessOrEqual(t, len(set.Leaf), 255)
-		require.NotContains(t, set.Leaf, "/")
-		require.NotContains(t, set.Leaf, `\`)
-		require.NotContains(t, set.Leaf, "\x00")
-		require.NotEqual(t, "..", set.Leaf)
+		must(t, file.Close())
+		if n := h.Refused(); n > 0 {
+			t.Fatalf("%d changes were asked for", n)
+		}
 	})
 }

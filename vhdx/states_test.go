@@ -285,7 +285,7 @@ func TestLongRunsInADenseTable(t *testing.T) {
 		table = binary.LittleEndian.AppendUint64(table, 2)
 	}
 	m.Write(m.BATOff, table)
-	d, err := openHost(t, hostWith(t, m.Sparse), ops.Read)
+	d, err := openHost(t, hostWith(m.Sparse), ops.Read)
 	require.NoError(t, err)
 	x, err := d.Extent(512, 1<<40)
 	require.NoError(t, err)

@@ -75,11 +75,11 @@ func (d *Disk) scanBAT(from, to int64, skip func(i, n int64) bool, f func(i int6
 		if n < scanCached {
 			b, err = d.table.page(at / pageSize)
 		} else {
+			left := d.regions.bat.off + roundUp(to*entryBytes, pageSize) - at/pageSize*pageSize
 			if buf == nil {
-				buf = make([]byte, scanBuffer)
+				buf = make([]byte, min(scanBuffer, left))
 			}
-			end := d.regions.bat.off + roundUp(to*entryBytes, pageSize)
-			b = buf[:min(scanBuffer, end-at/pageSize*pageSize)]
+			b = buf[:min(scanBuffer, left)]
 			err = d.table.read(b, at/pageSize*pageSize)
 		}
 		if err != nil {

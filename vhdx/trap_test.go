@@ -214,7 +214,7 @@ func TestTrapT25Probe(t *testing.T) {
 		{"identifier only", ".avhdx", []byte("vhdxfile"), true},
 	} {
 		t.Run(tt.name+tt.ext, func(t *testing.T) {
-			h := hostWith(t, &fixture.Sparse{})
+			h := hostWith(&fixture.Sparse{})
 			h.Put("/img/"+testImage, tt.file)
 			f, err := h.Dir("/img").Open(testImage, ops.Read)
 			require.NoError(t, err)

@@ -78,7 +78,7 @@ func TestTrapT9StaleBits(t *testing.T) {
 	require.NoError(t, err)
 	m.Write(m.Bitmaps[0]+512*2, fill(512, 0xff)) // block 2 was there once
 	m.Write(m.BATOff+2*8, le64(0))
-	h := hostWith(t, m.Sparse)
+	h := hostWith(m.Sparse)
 	w := openWriter(t, h)
 	write(t, w, 4*mib+4096, fill(512, 9))
 	d := closed(t, h, w)

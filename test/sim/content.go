@@ -102,9 +102,23 @@ func (c *content) page(i int64) *page {
 // read copies what is there; p must end within the size.
 func (c *content) read(p []byte, off int64) {
 	for len(p) > 0 {
+		at := off % chunkSize
+		n := min(int64(len(p)), chunkSize-at)
+		if ch := c.chunks[off/chunkSize]; ch != nil {
+			ch.read(p[:n], at)
+		} else {
+			clear(p[:n])
+		}
+		p, off = p[n:], off+n
+	}
+}
+
+// read is content.read inside one chunk, at its byte off.
+func (ch *chunk) read(p []byte, off int64) {
+	for len(p) > 0 {
 		at := off % pageSize
 		n := min(int64(len(p)), pageSize-at)
-		if pg := c.page(off / pageSize); pg != nil {
+		if pg := ch.pages[off/pageSize]; pg != nil && pg != zeroPage {
 			copy(p[:n], pg.b[at:])
 		} else {
 			clear(p[:n])

@@ -188,7 +188,7 @@ func (d *dir) Stat(name string) (ops.FileStat, error) {
 func (n *node) stat() ops.FileStat {
 	return ops.FileStat{
 		ID: ops.FileID{Dev: Device, Ino: n.ino}, Size: n.size, Blocks: n.stored * (pageSize / 512),
-		Mtime: n.mtime, Ctime: n.mtime, Mode: n.perm, IsDir: n.kind == directory, IsRegular: n.kind == regular,
+		Mtime: clock(n.mtime), Ctime: clock(n.mtime), Mode: n.perm, IsDir: n.kind == directory, IsRegular: n.kind == regular,
 	}
 }
 

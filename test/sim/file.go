@@ -23,13 +23,17 @@ type file struct {
 
 var _ ops.File = (*file)(nil)
 
-// begin asks the hook, then locks the host; the caller unlocks unless it fails.
+// begin asks the hook and locks the host; the caller unlocks unless it fails.
 func (f *file) begin(c Call) error {
-	c.Path = f.path
-	if err := f.host.ask(c); err != nil {
-		return f.error(c.Op, err)
-	}
 	f.host.mu.Lock()
+	if f.host.hook != nil {
+		f.host.mu.Unlock()
+		c.Path = f.path
+		if err := f.host.ask(c); err != nil {
+			return f.error(c.Op, err)
+		}
+		f.host.mu.Lock()
+	}
 	err := error(nil)
 	switch {
 	case f.closed:
@@ -66,8 +70,8 @@ func (f *file) error(op Op, err error) error {
 
 // changedLocked records a change and moves the file's times.
 func (f *file) changedLocked(e Event) {
+	f.node.mtime = f.host.ticks
 	e.File, e.Path = f.node.ino, f.path
-	f.node.mtime = f.host.nowLocked()
 	f.host.eventLocked(e)
 }
 
@@ -109,7 +113,11 @@ func (f *file) writeLocked(p []byte, off int64) (int, error) {
 	n := f.roomLocked(int64(len(p)), off)
 	if n > 0 {
 		f.node.write(p[:n], off)
-		f.changedLocked(Event{Op: OpWrite, Off: off, Len: n, Data: append([]byte(nil), p[:n]...)})
+		e := Event{Op: OpWrite, Off: off, Len: n}
+		if f.host.recording {
+			e.Data = append([]byte(nil), p[:n]...)
+		}
+		f.changedLocked(e)
 	}
 	if n < int64(len(p)) {
 		return int(n), f.error(OpWrite, syscall.ENOSPC)

@@ -63,7 +63,7 @@ type node struct {
 	ino      uint64
 	kind     kind
 	perm     uint32
-	mtime    time.Time
+	mtime    int64            // in ticks of the host's clock
 	target   string           // of a symlink
 	children map[string]*node // of a directory
 	handles  map[*file]bool   // with locks: true for a writer's
@@ -183,7 +183,8 @@ func (h *Host) mayChangeLocked() error {
 	return nil
 }
 
-func (h *Host) nowLocked() time.Time { return time.UnixMilli(1_767_225_600_000 + h.ticks) }
+// clock is the time at a tick.
+func clock(ticks int64) time.Time { return time.UnixMilli(1_767_225_600_000 + ticks) }
 
 // Dir is the directory at an absolute host path, made when it is not there.
 func (h *Host) Dir(hostPath string) ops.Dir {
@@ -210,7 +211,7 @@ func (h *Host) mkdirAllLocked(hostPath string) *node {
 func (h *Host) addLocked(parent *node, name string, k kind) *node {
 	h.nextIno++
 	n := newNode(h.nextIno, k == directory)
-	n.kind, n.mtime = k, h.nowLocked()
+	n.kind, n.mtime = k, h.ticks
 	h.nodes[n.ino] = n
 	parent.children[name] = n
 	return n
@@ -268,6 +269,37 @@ func (h *Host) ReadFile(hostPath string) ([]byte, error) {
 	n.read(b, 0)
 	return b, nil
 }
+
+// Bytes is what one file holds, past hooks, recording, locks and the clock. Not
+// safe while the file is used.
+type Bytes struct{ n *node }
+
+// Bytes is the content of a file; it panics when there is none at the path.
+func (h *Host) Bytes(hostPath string) Bytes {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, err := h.lookupLocked(hostPath)
+	if err != nil {
+		panic(err)
+	}
+	return Bytes{n}
+}
+
+// Size is the size of the file in bytes.
+func (b Bytes) Size() int64 { return b.n.size }
+
+// Get is a copy of n bytes at off; past the end they are zeros.
+func (b Bytes) Get(off, n int64) []byte {
+	p := make([]byte, n)
+	b.n.read(p, off)
+	return p
+}
+
+// Write stores p at off and grows the file where needed.
+func (b Bytes) Write(off int64, p []byte) { b.n.write(p, off) }
+
+// Truncate sets the size.
+func (b Bytes) Truncate(size int64) { b.n.truncate(size) }
 
 func (h *Host) lookupLocked(hostPath string) (*node, error) {
 	dir := &dir{host: h, node: h.root, path: "/"}
