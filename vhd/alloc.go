@@ -55,13 +55,7 @@ func (w *writer) beginLocked() error {
 
 // forgiveLocked drops the anomalies that beginning has mended.
 func (w *writer) forgiveLocked() {
-	var left []ops.Anomaly
-	for _, a := range w.mu.info.Anomalies {
-		if a.Name != "vhd.footer.copy" && a.Name != "vhd.footer.end" && a.Name != "vhd.footer.differ" {
-			left = append(left, a)
-		}
-	}
-	w.mu.info.Anomalies = left
+	w.mu.info.Anomalies = without(w.mu.info.Anomalies, "vhd.footer.copy", "vhd.footer.end", "vhd.footer.differ")
 }
 
 func (w *writer) syncLocked(label string) error {
@@ -72,6 +66,9 @@ func (w *writer) syncLocked(label string) error {
 	return err
 }
 
+// failOn ends a scan at the first bad entry.
+func failOn(_ int64, err error) error { return err }
+
 // scanOnceLocked goes over the table before space is given out for the first
 // time: nothing may be placed in a file whose blocks overlap or are not there.
 func (w *writer) scanOnceLocked() error {
@@ -79,7 +76,7 @@ func (w *writer) scanOnceLocked() error {
 	if s.scanned {
 		return nil
 	}
-	res, err := w.scanLocked(context.Background(), func(_ int64, err error) error { return err })
+	res, err := w.scanLocked(context.Background(), scanVisit{bad: failOn})
 	if err != nil {
 		return err
 	}
@@ -196,7 +193,7 @@ func (w *writer) fillLocked(at, in, n int64, p []byte) (wait []byte, err error) 
 		}
 	}
 	bits := make([]byte, w.mapBytes)
-	if w.foot.typ() == ops.Dynamic {
+	if w.typ == ops.Dynamic {
 		setBits(bits, 0, 8*w.mapBytes)
 	}
 	if _, err := w.file.WriteAt(bits, at); err != nil {
@@ -207,7 +204,7 @@ func (w *writer) fillLocked(at, in, n int64, p []byte) (wait []byte, err error) 
 			return nil, err
 		}
 	}
-	if w.foot.typ() == ops.Dynamic {
+	if w.typ == ops.Dynamic {
 		return nil, nil
 	}
 	setBits(bits, in/sectorSize, (in+n)/sectorSize)

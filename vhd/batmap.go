@@ -7,7 +7,10 @@ import (
 	"vhdfs/ops"
 )
 
-const batmapCookie = "tdbatmap"
+const (
+	batmapCookie = "tdbatmap"
+	batmapName   = "batmap" // of its span
+)
 
 // readBatmap finds the map that blktap keeps behind the block table: a bit for
 // each block that is fully written. Its space is not free; its bits stay true
@@ -33,5 +36,5 @@ func readBatmap(file ops.File, f *footer, h *header, end int64) (span, error) {
 	if off < uint64(at+sectorSize) || off > uint64(end) || int64(off) > end-size {
 		return span{}, ops.Corruptf(ops.StatusSparseCorrupt, "vhd: batmap at %#x: %d bytes at %#x end past %#x", at, size, off, end)
 	}
-	return span{at, int64(off) + size - at, "batmap"}, nil
+	return span{at, int64(off) + size - at, batmapName}, nil
 }

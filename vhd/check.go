@@ -13,7 +13,7 @@ import (
 // see [ops.Checker]. Writers wait while it runs over the table.
 func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
 	sound, err := d.checkTable(ctx, report)
-	if err != nil || !sound || d.foot.typ() != ops.Dynamic {
+	if err != nil || !sound || d.typ != ops.Dynamic {
 		return err
 	}
 	for b := range blocksFor(d.size, d.blockSize) {
@@ -37,13 +37,13 @@ func (d *Disk) checkTable(ctx context.Context, report func(ops.Anomaly)) (sound 
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	bad := 0
-	s, err := d.scanLocked(ctx, func(b int64, err error) error {
+	s, err := d.scanLocked(ctx, scanVisit{bad: func(b int64, err error) error {
 		if bad++; bad > maxBadEntries {
 			return ops.Corruptf(ops.StatusBATCorrupt, "vhd: block table: over %d entries are bad, those from %d on were not looked at", maxBadEntries, b)
 		}
 		report(anomaly("vhd.bat", ops.Broken, fmt.Sprintf("bat entry %d", b), err))
 		return nil
-	})
+	}})
 	switch {
 	case isCorrupt(err):
 		report(anomaly("vhd.bat", ops.Broken, "block table", err))
@@ -51,8 +51,9 @@ func (d *Disk) checkTable(ctx context.Context, report func(ops.Anomaly)) (sound 
 	case err != nil:
 		return false, err
 	}
-	// Alignment leaves less than 4 KiB before each block, and 8 before the footer.
-	if leak := s.gaps + max(d.lay.end-s.end, 0); bad == 0 && leak > blockAlignment*(s.allocated+2) {
+	// Alignment leaves less than 4 KiB before each block, and 8 before the footer; the
+	// paths of another parent leave the room of two.
+	if leak := s.gaps + max(d.lay.end-s.end, 0); bad == 0 && leak > blockAlignment*(s.allocated+4) {
 		report(ops.Anomaly{Name: "vhd.leak", Severity: ops.Note, Where: "file", Text: fmt.Sprintf("vhd: %d bytes of the file belong to no block", leak)})
 	}
 	return true, nil

@@ -95,17 +95,26 @@ func chooseTail(file ops.File, s *slots) (choice, error) {
 		c.note("vhd.footer.copy", ops.Warning, "footer copy", "%s", anomaly("", "", "", s.head.err).Text)
 		c.mend = true
 	case string(s.head.f.raw[:s.tail.len]) == string(c.f.raw[:s.tail.len]):
+	case s.head.state == slotGood && c.f.sameButSwitched(&s.head.f) && copyFits(file, s, &c):
+		c.note("vhd.footer.differ", ops.Warning, "footer copy", "size %d, dynamic header at %#x; by the footer at the end %d, %#x",
+			s.head.f.currentSize, s.head.f.dataOffset, c.f.currentSize, c.f.dataOffset)
+		c.mend = true
 	case s.head.f.dataOffset != c.f.dataOffset && leadsToHeader(file, s):
 		return c, ops.Corruptf(ops.StatusFooterCorrupt, "vhd: footer: dynamic header at %#x, but at %#x by the copy at 0", c.f.dataOffset, s.head.f.dataOffset)
-	case s.head.state == slotGood && c.f.sameButSize(&s.head.f) && c.head.validate(&s.head.f, int64(c.f.dataOffset), c.end) == nil:
-		c.note("vhd.footer.differ", ops.Warning, "footer copy", "size %d, by the footer at the end %d", s.head.f.currentSize, c.f.currentSize)
-		c.mend = true
 	default:
 		c.note("vhd.footer.differ", ops.Warning, "footer copy", "id %s, type %d, size %d; by the footer at the end id %s, type %d, size %d",
 			s.head.f.id, s.head.f.diskType, s.head.f.currentSize, c.f.id, c.f.diskType, c.f.currentSize)
 		c.readOnly = "the footers at the end and at 0 differ"
 	}
 	return c, nil
+}
+
+// copyFits tells whether the copy at 0 may be what a change of header or size that
+// was cut off has left: it leads to a header of the same blocks, or to the same one,
+// and that holds its disk.
+func copyFits(file ops.File, s *slots, c *choice) bool {
+	h, err := readHeader(file, &s.head.f, c.end)
+	return err == nil && h.blockSize == c.head.blockSize
 }
 
 // leadsToHeader tells whether the copy at 0 has a dynamic header of its own.

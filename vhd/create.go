@@ -121,12 +121,17 @@ func createSparse(f ops.File, foot *footer, s *ops.CreateSpec) error {
 		return err
 	}
 	if s.Parent != nil {
-		var err error
-		if end, err = writeParent(f, h, s.Parent, roundUp(end, blockAlignment)); err != nil {
+		paths, err := encodePaths(s.Parent)
+		if err != nil {
 			return err
 		}
+		end = roundUp(end, blockAlignment)
+		if err := writeParent(f, h, s.Parent, paths, end, blockAlignment); err != nil {
+			return err
+		}
+		end += pathsBytes(paths, blockAlignment)
 	}
-	binary.BigEndian.PutUint32(h[36:], checksum(h, 36))
+	putChecksum(h, headerSumAt)
 	if _, err := f.WriteAt(h, newHeaderOffset); err != nil {
 		return err
 	}
@@ -163,17 +168,15 @@ func fillTable(f ops.File, off, end int64) error {
 	return nil
 }
 
-// writeParent enters the parent in header h and writes its paths from byte at
-// on, each with room to grow in place. It returns where they end.
-func writeParent(f ops.File, h []byte, p *ops.CreateParent, at int64) (int64, error) {
-	be := binary.BigEndian
-	copy(h[40:56], p.LinkID[:])
-	be.PutUint32(h[56:], unstamp(p.Timestamp))
-	name := utf16.Encode([]rune(path.Base(p.Relative)))
-	for i, u := range name[:min(len(name), maxNameUnits)] {
-		be.PutUint16(h[64+2*i:], u)
-	}
-	i := 0
+// locatorPath is a parent path as it is stored.
+type locatorPath struct {
+	code uint32
+	data []byte
+}
+
+// encodePaths are the paths of p that a new record holds: relative, absolute.
+func encodePaths(p *ops.CreateParent) ([]locatorPath, error) {
+	var list []locatorPath
 	for _, l := range []struct {
 		code uint32
 		path string
@@ -183,20 +186,49 @@ func writeParent(f ops.File, h []byte, p *ops.CreateParent, at int64) (int64, er
 		}
 		data := encodePath(l.path)
 		if len(data) > maxLocatorData {
-			return 0, ops.Errorf(ops.ErrUsage, 0, "vhd: parent path of %d bytes, want at most %d", len(data), maxLocatorData)
+			return nil, ops.Errorf(ops.ErrUsage, 0, "vhd: parent path of %d bytes, want at most %d", len(data), maxLocatorData)
 		}
-		space := roundUp(int64(len(data)), blockAlignment)
-		locator{l.code, uint32(space), uint32(len(data)), uint64(at)}.encode(h[576+i*locatorSize:])
-		if _, err := f.WriteAt(append(data, make([]byte, space-int64(len(data)))...), at); err != nil {
-			return 0, err
+		list = append(list, locatorPath{l.code, data})
+	}
+	if len(list) == 0 {
+		return nil, ops.Errorf(ops.ErrUsage, 0, "vhd: the parent has no path")
+	}
+	return list, nil
+}
+
+// pathsBytes is the room that paths take in units of unit bytes.
+func pathsBytes(paths []locatorPath, unit int64) (n int64) {
+	for _, l := range paths {
+		n += roundUp(int64(len(l.data)), unit)
+	}
+	return n
+}
+
+// writeParent enters the parent in header h, whose fields for it are zeros, and
+// writes its paths from byte at on, each in whole units of unit bytes.
+func writeParent(f ops.File, h []byte, p *ops.CreateParent, paths []locatorPath, at, unit int64) error {
+	be := binary.BigEndian
+	copy(h[40:56], p.LinkID[:])
+	be.PutUint32(h[56:], unstamp(p.Timestamp))
+	base := p.Relative
+	if base == "" {
+		base = p.Absolute
+	}
+	name := utf16.Encode([]rune(path.Base(base)))
+	for i, u := range name[:min(len(name), maxNameUnits)] {
+		be.PutUint16(h[64+2*i:], u)
+	}
+	for i, l := range paths {
+		space := roundUp(int64(len(l.data)), unit)
+		locator{l.code, uint32(space), uint32(len(l.data)), uint64(at)}.encode(h[576+i*locatorSize:])
+		padded := make([]byte, space)
+		copy(padded, l.data)
+		if _, err := f.WriteAt(padded, at); err != nil {
+			return err
 		}
 		at += space
-		i++
 	}
-	if i == 0 {
-		return 0, ops.Errorf(ops.ErrUsage, 0, "vhd: the parent has no path")
-	}
-	return at, nil
+	return nil
 }
 
 // encodePath is a slash path as Windows writes it: backslashes, UTF-16LE.

@@ -45,7 +45,7 @@ func parseSlot(where string, off int64, b []byte) slot {
 	s.f = decodeFooter(b)
 	if !s.f.sumGood() {
 		s.state = slotDamaged
-		s.err = ops.Corruptf(ops.StatusFooterChecksum, "vhd: %s: checksum %#08x, want %#08x", where, s.f.sum, checksum(s.f.raw[:], 64))
+		s.err = ops.Corruptf(ops.StatusFooterChecksum, "vhd: %s: checksum %#08x, want %#08x", where, s.f.sum, checksum(s.f.raw[:], footerSumAt))
 		return s
 	}
 	if s.err = s.f.validate(where); s.err != nil {

@@ -24,6 +24,7 @@ type Disk struct {
 	file      ops.File
 	foot      footer
 	head      header
+	typ       ops.Type
 	size      int64
 	blockSize int64 // bytes of data in a block
 	mapBytes  int64 // bytes of bitmap before it
@@ -82,6 +83,7 @@ func newDisk(f ops.File, c *choice, o ops.OpenOptions) (*Disk, error) {
 		file:      f,
 		foot:      c.f,
 		head:      c.head,
+		typ:       c.f.typ(),
 		size:      int64(c.f.currentSize),
 		blockSize: int64(c.head.blockSize),
 		mapBytes:  c.head.bitmapBytes(),
@@ -232,7 +234,7 @@ func (d *Disk) extentLocked(off, max int64) (ops.Extent, error) {
 // everyone for bits that are set.
 func (d *Disk) inBlockLocked(b, at, in, max int64) (ops.Extent, error) {
 	n := min(max, d.blockSize-in)
-	if d.foot.typ() == ops.Differencing {
+	if d.typ == ops.Differencing {
 		m, err := d.bitmapLocked(b, at)
 		if err != nil {
 			return ops.Extent{}, err

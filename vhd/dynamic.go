@@ -43,7 +43,7 @@ func decodeHeader(b []byte) (header, error) {
 	if got := string(h.raw[:8]); got != headerCookie {
 		return h, ops.Corruptf(ops.StatusSparseCorrupt, "vhd: dynamic header: cookie %q, want %q", got, headerCookie)
 	}
-	if got, want := be.Uint32(h.raw[36:]), checksum(h.raw[:], 36); got != want {
+	if got, want := be.Uint32(h.raw[headerSumAt:]), checksum(h.raw[:], headerSumAt); got != want {
 		return h, ops.Corruptf(ops.StatusSparseChecksum, "vhd: dynamic header: checksum %#08x, want %#08x", got, want)
 	}
 	if v := be.Uint32(h.raw[24:]); v != 0x00010000 {

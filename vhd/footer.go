@@ -17,6 +17,10 @@ const (
 	maxSparseSize = 2040 << 30
 
 	noDataOffset = ^uint64(0) // DataOffset of a fixed disk
+
+	// offsets of the checksums
+	footerSumAt = 64
+	headerSumAt = 36
 )
 
 const (
@@ -95,7 +99,7 @@ func (f *footer) encode() []byte {
 	if f.savedState {
 		b[84] = f.raw[84]
 	}
-	be.PutUint32(b[64:], checksum(b, 64))
+	putChecksum(b, footerSumAt)
 	return b
 }
 
@@ -111,10 +115,12 @@ func checksum(b []byte, skip int) uint32 {
 	return ^sum
 }
 
+func putChecksum(b []byte, at int) { binary.BigEndian.PutUint32(b[at:], checksum(b, at)) }
+
 // sumGood accepts the right checksum, and the one of old blktap, which set its
 // hidden flag in byte 85 without counting it.
 func (f *footer) sumGood() bool {
-	want := checksum(f.raw[:], 64)
+	want := checksum(f.raw[:], footerSumAt)
 	return f.sum == want || f.sum == want+uint32(f.raw[85])
 }
 
@@ -139,11 +145,11 @@ func (f *footer) validate(where string) error {
 
 func (f *footer) typ() ops.Type { return ops.Type(f.diskType) }
 
-// sameButSize tells whether f and g differ at most in what a resize changes:
-// size, geometry, timestamp and so the checksum.
-func (f *footer) sameButSize(g *footer) bool {
+// sameButSwitched tells whether f and g differ at most in what a change of header
+// or size sets: DataOffset, size, geometry, timestamp and so the checksum.
+func (f *footer) sameButSwitched(g *footer) bool {
 	a, b := f.raw, g.raw
-	for _, r := range [][2]int{{24, 28}, {48, 60}, {64, 68}} {
+	for _, r := range [][2]int{{16, 28}, {48, 60}, {64, 68}} {
 		clear(a[r[0]:r[1]])
 		clear(b[r[0]:r[1]])
 	}

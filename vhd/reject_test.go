@@ -23,6 +23,7 @@ func hdr(off int64, data []byte) []fixture.VHDPatch {
 
 // A row for each field that section 11 of the sheet rejects, and H06-H12.
 func TestRejected(t *testing.T) {
+	smaller := fixture.VHD{Size: 9 << 20, BlockSize: 1 << 20}
 	dynamic := fixture.VHD{Size: 9 << 20, Blocks: []int64{0, 2}}
 	child := fixture.VHD{Size: 9 << 20, Type: 4, Blocks: []int64{0}, Parent: parent()}
 	fixed := fixture.VHD{Size: 3 << 20, Type: 2}
@@ -87,7 +88,7 @@ func TestRejected(t *testing.T) {
 		{"blktap 0.1", child, append(both(28, []byte("tap\x00")), both(32, be32(1))...), errors.ErrUnsupported, "blktap 0.1"},
 		{"encrypted", fixture.VHD{Size: 9 << 20, Batmap: true, Creator: "tap\x00"}, []fixture.VHDPatch{{Part: "file", Off: 2048 + 29, Data: []byte{1}}}, errors.ErrUnsupported, "the disk is encrypted"},
 		{"batmap past the end", fixture.VHD{Size: 9 << 20, Batmap: true, Creator: "tap\x00"}, []fixture.VHDPatch{{Part: "file", Off: 2048 + 16, Data: be32(1 << 31)}}, ops.ErrCorrupt, "batmap at 0x800"},
-		{"two dynamic headers", dynamic, []fixture.VHDPatch{{Part: "copy", Off: 16, Data: be64(16384 - 512), Repair: true}, {Part: "file", Off: 16384 - 512, Data: dynamic.Bytes()[512:1536]}}, ops.ErrCorrupt, "dynamic header at 0x200, but at 0x3e00 by the copy"},
+		{"two dynamic headers", dynamic, []fixture.VHDPatch{{Part: "copy", Off: 16, Data: be64(16384 - 512), Repair: true}, {Part: "file", Off: 16384 - 512, Data: smaller.Bytes()[512:1536]}}, ops.ErrCorrupt, "dynamic header at 0x200, but at 0x3e00 by the copy"},
 		{"trailing garbage", fixture.VHD{Size: 3 << 20, Type: 2, Trailing: make([]byte, 3*512)}, nil, ops.ErrCorrupt, "footer: 1536 bytes follow the one at 0x300000"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"vhdfs/ops"
@@ -20,36 +21,92 @@ type tableScan struct {
 	gaps      int64 // bytes between structures and blocks that nothing uses
 }
 
-// scanLocked reads the whole table, streaming, and calls bad for every entry
-// that cannot be and for every two that overlap, until bad returns an error. It
-// goes over the file in windows so that a table of any size is sorted in bounded
-// memory; blocks that do not overlap bound what a window holds.
-func (d *Disk) scanLocked(ctx context.Context, bad func(b int64, err error) error) (tableScan, error) {
-	s := tableScan{end: d.structuresEnd()}
+// scanVisit is told what a scan meets. An error ends the scan.
+type scanVisit struct {
+	// bad takes each entry that cannot be, and each block that overlaps another.
+	bad func(b int64, err error) error
+	// gap, if not nil, takes the space that nothing uses before the last block or
+	// structure, in the order of the file.
+	gap func(g gap) error
+}
+
+// gap is a range of the file that nothing uses.
+type gap struct {
+	off, end int64
+	tables   bool // it follows a structure, not a block
+}
+
+// scan is a pass over the file in its order.
+type scan struct {
+	tableScan
+	visit  scanVisit
+	spans  []span // structures that were not met yet
+	tables bool   // a structure ends at end
+}
+
+// scanLocked reads the whole table, streaming. It goes over the file in windows so
+// that a table of any size is sorted in bounded memory; blocks that do not overlap
+// bound what a window holds.
+func (d *Disk) scanLocked(ctx context.Context, visit scanVisit) (tableScan, error) {
+	s := scan{visit: visit, spans: d.structures()}
 	last := entryAt{at: -1}
 	window := scanWindow * d.stride()
 	for lo := int64(0); ; lo += window {
-		found, more, err := d.windowLocked(ctx, lo, lo+window, bad)
+		found, more, err := d.windowLocked(ctx, lo, lo+window, visit.bad)
 		if err != nil {
-			return s, err
+			return s.tableScan, err
 		}
 		slices.SortFunc(found, func(a, b entryAt) int { return cmp.Compare(a.at, b.at) })
 		for _, e := range found {
 			if last.at >= 0 && e.at < last.at+d.stride() {
 				err := ops.Corruptf(ops.StatusBATCorrupt, "vhd: bat entry %d: block at %#x overlaps block %d at %#x", e.b, e.at, last.b, last.at)
-				if err := bad(e.b, err); err != nil {
-					return s, err
+				if err := visit.bad(e.b, err); err != nil {
+					return s.tableScan, err
 				}
 			}
-			s.gaps += max(e.at-s.end, 0)
-			s.end = max(s.end, e.at+d.stride())
+			if err := s.passBlock(e.at, e.at+d.stride()); err != nil {
+				return s.tableScan, err
+			}
 			last = e
 		}
 		s.allocated += int64(len(found))
 		if !more {
-			return s, nil
+			return s.tableScan, s.passStructures(math.MaxInt64)
 		}
 	}
+}
+
+func (s *scan) passBlock(at, end int64) error {
+	if err := s.passStructures(at); err != nil {
+		return err
+	}
+	return s.pass(at, end, false)
+}
+
+// passStructures meets the structures that start before off.
+func (s *scan) passStructures(off int64) error {
+	for len(s.spans) > 0 && s.spans[0].off < off {
+		if err := s.pass(s.spans[0].off, s.spans[0].end(), true); err != nil {
+			return err
+		}
+		s.spans = s.spans[1:]
+	}
+	return nil
+}
+
+func (s *scan) pass(off, end int64, structure bool) error {
+	if off > s.end {
+		s.gaps += off - s.end
+		if s.visit.gap != nil {
+			if err := s.visit.gap(gap{s.end, off, s.tables}); err != nil {
+				return err
+			}
+		}
+	}
+	if end > s.end {
+		s.end, s.tables = end, structure
+	}
+	return nil
 }
 
 type entryAt struct{ b, at int64 }
@@ -109,16 +166,19 @@ func (d *Disk) checkWhole(b, at int64) error {
 	return nil
 }
 
-// structuresEnd is where header, table, locators and batmap end.
-func (d *Disk) structuresEnd() int64 {
-	var end int64
-	for _, s := range d.lay.spans {
-		end = max(end, s.end())
-	}
+// structures are the sectors of footer copy, header, table, locators and batmap, in
+// the order of the file.
+func (d *Disk) structures() []span {
+	list := slices.Clone(d.lay.spans)
 	for _, l := range d.head.locators {
 		if l.code != 0 && l.validate(d.lay) == nil {
-			end = max(end, min(int64(l.offset)+l.capacity(), d.lay.end))
+			list = append(list, span{int64(l.offset), min(l.capacity(), d.lay.end-int64(l.offset)), "parent locator"})
 		}
 	}
-	return roundUp(end, sectorSize)
+	for i, s := range list {
+		off := s.off / sectorSize * sectorSize
+		list[i].off, list[i].len = off, roundUp(s.end(), sectorSize)-off
+	}
+	slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.off, b.off) })
+	return list
 }

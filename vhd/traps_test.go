@@ -307,7 +307,7 @@ func TestCheckOfALargeTable(t *testing.T) {
 	l, err := tryOpen(t, h)
 	require.NoError(t, err)
 	d := l.(*Disk)
-	s, err := d.scanLocked(t.Context(), func(b int64, err error) error { return err })
+	s, err := d.scanLocked(t.Context(), scanVisit{bad: failOn})
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<20, s.allocated)
 	require.Equal(t, lay.Tail+1<<30, s.end)

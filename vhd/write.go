@@ -224,7 +224,7 @@ func (w *writer) zeroRunLocked(off, n int64, unmap bool) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if e.Kind == ops.Absent && w.foot.typ() == ops.Dynamic {
+	if e.Kind == ops.Absent && w.typ == ops.Dynamic {
 		return e.Len, nil
 	}
 	b := off / w.blockSize
