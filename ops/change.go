@@ -37,8 +37,15 @@ type CompactOptions struct {
 	Move bool
 	// Below tells whether the parents read as zeros throughout [off, off+n). nil
 	// without a parent. A block may become absent only where they do; elsewhere it
-	// stays a block of zeros, in as little space as the format has for that.
+	// stays a block of zeros, in as little space as the format has for that. It
+	// takes the parents' locks: no lock of the layer is held over it.
 	Below func(off, n int64) (bool, error)
+	// Free, if not nil, tells whether the bytes of [off, off+n) are of no use to
+	// anybody: a block of such bytes is dropped with Scan like one of zeros, and
+	// reads as zeros from then on. The LinkID changes before the first one is, as
+	// by a write. It calls nothing and is asked while no write of a guest can reach
+	// the block before it is dropped.
+	Free func(off, n int64) bool
 	// Dry changes nothing, and answers what would be done.
 	Dry bool
 	// Progress, if not nil, is told how many bytes of the file's blocks are done.
@@ -54,7 +61,8 @@ type CompactResult struct {
 
 // Compacter can give space back to the host.
 type Compacter interface {
-	// Compact changes no byte that a guest sees, and no id that a child recorded.
+	// Compact changes no byte that a guest sees but those that are Free, and no id
+	// that a child recorded but for them.
 	// When ctx ends it stops at the next whole state, with what it did so far in
 	// effect, and answers the context's error; running it again goes on.
 	Compact(ctx context.Context, o CompactOptions) (CompactResult, error)

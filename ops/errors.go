@@ -62,6 +62,9 @@ const (
 	StatusWrongState         StatusCode = 0xC03A001C
 	StatusSectorSize         StatusCode = 0xC03A001D
 	StatusOwned              StatusCode = 0xC03A001E
+	StatusTruncates          StatusCode = 0xC03A0025
+	StatusMinimumUnknown     StatusCode = 0xC03A0026
+	StatusAtMinimum          StatusCode = 0xC03A0027
 )
 
 // Error is a failure with its class and, where the service has one, its status

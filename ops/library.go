@@ -19,6 +19,7 @@ type LibraryOptions struct {
 	Allow   []Dir     // folders that parents may be opened in, by recorded path only
 	Formats []*Format // in the order they are probed
 	Cache   *Cache    // nil: a cache of DefaultCacheBudget
+	Tables  Tables    // of partitions; nil: none is known
 	// BeforeWrite is asked before the first writer of a file, nil: nobody is. It
 	// answers ErrBusy while something else uses the file, such as a loop device.
 	BeforeWrite func(FileID) error

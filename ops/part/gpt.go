@@ -265,6 +265,8 @@ func (d *disk) useGPT(c *gptCopy) error {
 			d.anomaly("part.gpt.backup", ops.Warning, where, "the backup GPT cannot be used: %v", b.bad)
 		case b.header.entriesCRC != c.header.entriesCRC || b.header.disk != c.header.disk:
 			d.anomaly("part.gpt.differ", ops.Warning, where, "the backup GPT differs from the first, which is used")
+		default:
+			d.t.BackupAtEnd = alt == end && b.header.entries+uint64(b.header.arraySectors(d.sector)) == end
 		}
 	}
 	d.fillGPT(c)
@@ -278,11 +280,13 @@ func (d *disk) fillGPT(c *gptCopy) {
 	d.t.ID = h.disk.String()
 	d.t.FirstUsable = int64(h.first) * d.sector
 	d.t.LastUsable = (int64(min(h.last, uint64(d.sectors-1)))+1)*d.sector - 1
+	reserve := (1 + h.arraySectors(d.sector)) * d.sector
+	d.t.firstEnd, d.t.backupStart = max(2, int64(h.entries)+h.arraySectors(d.sector))*d.sector, d.bytes()-reserve
 	for _, e := range c.parts {
 		d.t.Partitions = append(d.t.Partitions, d.gptPartition(h, e))
 	}
 	d.markOverlaps(pointers(d.t.Partitions), "part.gpt.overlap")
-	d.finish((1 + h.arraySectors(d.sector)) * d.sector)
+	d.finish(reserve)
 }
 
 func (d *disk) gptPartition(h *gptHeader, e gptEntry) Partition {

@@ -43,7 +43,10 @@ type Table struct {
 	LastUsable      int64  // last byte that a partition may use, by the table; 0 without one
 	UnallocatedTail int64  // after the last partition, without the room of the backup GPT
 	MinInternalSize *int64 // the virtual size that all partitions need; nil when unknown
+	BackupAtEnd     bool   // the backup of a GPT ends the disk, and can be used
 	Anomalies       []ops.Anomaly
+
+	firstEnd, backupStart int64 // of a GPT: where its first copy ends; where the backup belongs
 }
 
 // Partition is one entry of a table.
