@@ -12,18 +12,21 @@ import (
 // mu is held for reading by guest reads and by writes into blocks that are there,
 // for writing by whatever changes the block table.
 type Disk struct {
-	f        ops.File
+	f       ops.File
+	creator string
+
+	// Guarded by mu. Block and sector size and type never change and may be read
+	// without it.
+	mu       sync.RWMutex
 	metadata metadata
+	items    map[ops.GUID]item // system items of the metadata region
 	geometry geometry
 	regions  regions
 	reserved []span // parts of the file that no block may touch
 	parent   *ops.Parent
-	creator  string
 	logState ops.LogState
 	readOnly string // why it cannot be written; "" when it can
 	found    []ops.Anomaly
-
-	mu       sync.RWMutex
 	headers  headers
 	fileSize int64 // after the replay of a dirty log
 	overlay  *overlay

@@ -42,6 +42,7 @@ var itemLength = map[ops.GUID]uint32{
 type item struct {
 	offset, length uint32
 	flags          uint32
+	index          int // in the table
 }
 
 // decodeMetadataTable reads the table at the start of a metadata region of
@@ -60,7 +61,7 @@ func decodeMetadataTable(b []byte, regionLen int64) (map[ops.GUID]item, error) {
 	for i := range count {
 		e := b[32+32*i:]
 		id := ops.GUIDFromLE(e)
-		it := item{offset: le.Uint32(e[16:]), length: le.Uint32(e[20:]), flags: le.Uint32(e[24:])}
+		it := item{offset: le.Uint32(e[16:]), length: le.Uint32(e[20:]), flags: le.Uint32(e[24:]), index: i}
 		if err := checkItem(i, id, it, regionLen); err != nil {
 			return nil, err
 		}

@@ -8,8 +8,12 @@ import (
 	"vhdfs/ops"
 )
 
-// anomalyDirty goes away when the log is replayed into the file.
-const anomalyDirty = "vhdx.log.dirty"
+// Anomalies that go away when the log is replayed into the file, and with another
+// parent locator.
+const (
+	anomalyDirty  = "vhdx.log.dirty"
+	anomalyNoPath = "vhdx.locator.no-path"
+)
 
 // open reads and judges everything but the BAT, which is judged entry by entry
 // as it is used. It writes nothing.
@@ -148,6 +152,7 @@ func (d *Disk) openMetadata() error {
 	if err != nil {
 		return err
 	}
+	d.items = items
 	get := func(id ops.GUID) ([]byte, error) {
 		it, ok := items[id]
 		if want := itemLength[id]; !ok || want != 0 && it.length != want {
@@ -187,11 +192,16 @@ func (d *Disk) openLocator(get func(ops.GUID) ([]byte, error)) error {
 	if d.parent, err = l.parent(); err != nil {
 		return err
 	}
-	if len(d.parent.Paths) == 0 {
-		d.found = append(d.found, ops.Anomaly{
-			Name: "vhdx.locator.no-path", Severity: ops.Warning, Where: "parent locator",
-			Text: "the parent locator holds no path; the parent can be found by its id only",
-		})
+	if a, odd := pathAnomaly(d.parent); odd {
+		d.found = append(d.found, a)
 	}
 	return nil
+}
+
+// pathAnomaly names what a parent locator without a path means.
+func pathAnomaly(p *ops.Parent) (ops.Anomaly, bool) {
+	return ops.Anomaly{
+		Name: anomalyNoPath, Severity: ops.Warning, Where: "parent locator",
+		Text: "the parent locator holds no path; the parent can be found by its id only",
+	}, len(p.Paths) == 0
 }

@@ -19,7 +19,8 @@ const growStep = 32 * mib
 const maxDirty = 512
 
 // Writer is a Disk opened for writing. It touches the file at the first change
-// and not before: that begins a session, which Close ends.
+// and not before: that begins a session, which Close ends. The session gets a new
+// DataWriteGuid with its first change that a guest can see and not before.
 //
 // Payload is written in place into blocks that are there, under a reader's hold
 // of Disk.mu. New blocks take free space of the file; changed pages of BAT and
@@ -27,7 +28,8 @@ const maxDirty = 512
 // block is where the last flush left it, with old or new content by sectors.
 type Writer struct {
 	*Disk
-	// flushing is held by whoever flushes or closes; it comes before Disk.mu.
+	// flushing is held by whoever flushes, changes metadata or closes; it comes
+	// before Disk.mu.
 	flushing sync.Mutex
 	// unsynced: something in the file was changed since it was last synced.
 	unsynced atomic.Bool
@@ -36,6 +38,7 @@ type Writer struct {
 	poison  error    // what failed for good; nil while all is well
 	session *session // nil before the first change
 	newFile bool     // FileWriteGuid of this opening is in the file
+	newLink bool     // DataWriteGuid of this opening is in the file
 }
 
 // session is what a Writer knows between the first change and the close.
@@ -80,7 +83,21 @@ func (w *Writer) syncLocked(label string) error {
 	return nil
 }
 
-// beginLocked begins a session. In this order, each step durable before the next:
+// showLocked comes before a change that a guest can see: the file has a
+// DataWriteGuid of this opening from then on, so that no child takes other bytes
+// for those that it knows.
+func (w *Writer) showLocked() error {
+	if w.session == nil && !w.newLink {
+		return w.beginLocked(ops.NewGUID())
+	}
+	if err := w.beginLocked(ops.GUID{}); err != nil || w.newLink {
+		return err
+	}
+	return w.linkLocked(ops.NewGUID())
+}
+
+// beginLocked begins a session where there is none; link, unless zero, is its
+// DataWriteGuid. In this order, each step durable before the next:
 //
 //	look for overlaps in the BAT                 nothing was changed
 //	header with a new FileWriteGuid              same content, same log
@@ -88,7 +105,7 @@ func (w *Writer) syncLocked(label string) error {
 //	header with LogGuid zero                     as far as there was a dirty log
 //	first entry of a new log, no update in it    no header names that log
 //	header with the new LogGuid, DataWriteGuid   log with one entry, nothing to replay
-func (w *Writer) beginLocked() error {
+func (w *Writer) beginLocked(link ops.GUID) error {
 	if w.poison != nil || w.session != nil {
 		return w.poison
 	}
@@ -121,11 +138,26 @@ func (w *Writer) beginLocked() error {
 	}
 	s.log.durable()
 	h = w.headers.current
-	h.log, h.logVersion, h.dataWrite = s.log.guid, 0, ops.NewGUID()
+	h.log, h.logVersion = s.log.guid, 0
+	if !link.IsZero() {
+		h.dataWrite = link
+	}
 	if err := w.putHeaderLocked(h, "vhdx.header.log"); err != nil {
 		return err
 	}
-	w.session = s
+	w.session, w.newLink = s, w.newLink || !link.IsZero()
+	return nil
+}
+
+// linkLocked makes id the DataWriteGuid of a session that began without one. A
+// crash leaves the one before or id, with the same content and the same log.
+func (w *Writer) linkLocked(id ops.GUID) error {
+	h := w.headers.current
+	h.dataWrite = id
+	if err := w.putHeaderLocked(h, "vhdx.header.link"); err != nil {
+		return err
+	}
+	w.newLink = true
 	return nil
 }
 
@@ -138,8 +170,9 @@ func (w *Writer) putHeaderLocked(h header, label string) error {
 	}
 	slot := 1 - w.headers.slot
 	if _, err := w.f.WriteAt(h.encode(), headerOffset[slot]); err != nil {
-		// As much of it may stand there as makes it count, and what it says of the
-		// log is not so any more: the next session begins by outnumbering it.
+		// As much of it may stand there as makes it count. In a session it names the
+		// log that is in use; otherwise what it says of the log is not so any more,
+		// and the next session begins by outnumbering it.
 		w.headers.current.seq, w.newFile = h.seq, false
 		return fmt.Errorf("vhdx: write %s: %w", headerName(slot), err)
 	}

@@ -46,7 +46,7 @@ func (w *Writer) writeBlock(p []byte, off int64) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.beginLocked(); err != nil {
+	if err := w.showLocked(); err != nil {
 		return err
 	}
 	return w.storeLocked(p, off)
@@ -57,7 +57,7 @@ func (w *Writer) writeBlock(p []byte, off int64) error {
 func (w *Writer) writeInPlace(p []byte, off int64) (bool, error) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	if w.poison != nil || w.session == nil {
+	if w.poison != nil || w.session == nil || !w.newLink {
 		return false, w.poison
 	}
 	x, err := w.lookup(off, int64(len(p)))

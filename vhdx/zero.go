@@ -56,7 +56,7 @@ func (w *Writer) zeroBlock(off, n int64, unmap bool) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.beginLocked(); err != nil {
+	if err := w.showLocked(); err != nil {
 		return err
 	}
 	g := w.geometry
