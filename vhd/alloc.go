@@ -160,18 +160,13 @@ func (w *writer) allocateLocked(b, in, n int64, p []byte) error {
 		return err
 	}
 	s := &w.session
-	at := roundUp(s.next+w.mapBytes, blockAlignment) - w.mapBytes
+	at, err := w.nextPlaceLocked(b)
+	if err != nil {
+		return err
+	}
 	end := at + w.stride()
-	if at/sectorSize >= unused || b >= int64(w.head.entries) {
-		return ops.Errorf(syscall.EFBIG, ops.StatusAllocFailed, "vhd: block %d: sector %#x does not fit a table entry", b, at/sectorSize)
-	}
-	if end > s.tail {
-		if err := w.growLocked(end); err != nil {
-			return err
-		}
-	}
 	w.changed.Store(true)
-	bits, err := w.fillLocked(at, in, n, p)
+	bits, err := w.fillLocked(b, at, in, n, p)
 	if err != nil {
 		s.stale = max(s.stale, end)
 		return err
@@ -186,7 +181,7 @@ func (w *writer) allocateLocked(b, in, n int64, p []byte) error {
 
 // fillLocked writes the block at at. It returns the bits that have to wait: all
 // of a dynamic disk's are stored at once, since the data area holds zeros.
-func (w *writer) fillLocked(at, in, n int64, p []byte) (wait []byte, err error) {
+func (w *writer) fillLocked(b, at, in, n int64, p []byte) (wait []byte, err error) {
 	if used := min(w.session.stale, at+w.stride()) - at; used > 0 {
 		if err := wipe(w.file, at, used); err != nil {
 			return nil, err
@@ -205,6 +200,7 @@ func (w *writer) fillLocked(at, in, n int64, p []byte) (wait []byte, err error) 
 		}
 	}
 	if w.typ == ops.Dynamic {
+		w.maps.Put(b, bits) // those of an earlier life of the block may be there
 		return nil, nil
 	}
 	setBits(bits, in/sectorSize, (in+n)/sectorSize)

@@ -61,11 +61,13 @@ func (d *Disk) unusedRunLocked(b, end int64) (int64, error) {
 		}
 		for last := min(end, (b/perPage+1)*perPage); b < last; b++ {
 			s := binary.BigEndian.Uint32(page[b%perPage*4:])
-			if s == unused && len(d.mu.wait.bat)+len(d.mu.leave.bat) > 0 {
-				s, err = d.entryLocked(b)
+			if len(d.mu.wait.bat)+len(d.mu.leave.bat) > 0 {
+				if p, ok := d.pendingEntryLocked(b); ok {
+					s = p
+				}
 			}
-			if err != nil || s != unused {
-				return b - start, err
+			if s != unused {
+				return b - start, nil
 			}
 		}
 	}

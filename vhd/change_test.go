@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,6 +23,8 @@ type changeTest struct {
 	change func(g *crash.Guest) error
 	// twice is the same again, after a failure.
 	twice func(w ops.Writer) error
+	// also must hold in each state; nil: nothing.
+	also func(image []byte) error
 	// changes says that the image describes itself otherwise afterwards.
 	changes bool
 }
@@ -109,7 +112,16 @@ func (c changeTest) states(t testing.TB, dropped ...string) (n int, err error) {
 			return err
 		}
 		var first string
-		s.Also = func(_ *sim.Host, l ops.Layer, _ *crash.View) error {
+		s.Also = func(h *sim.Host, l ops.Layer, _ *crash.View) error {
+			if c.also != nil {
+				b, err := h.ReadFile(s.Path)
+				if err == nil {
+					err = c.also(b)
+				}
+				if err != nil {
+					return err
+				}
+			}
 			now := describe(l)
 			switch {
 			case now != after && (now != before || state.At > acknowledged):
@@ -236,6 +248,37 @@ func (c changeTest) needs(t testing.TB, label string) {
 	}
 	require.Error(t, err, "nobody sees that %s is dropped", label)
 	t.Logf("%v", err)
+}
+
+// trueBatmap asks that blktap's map, where its cookie is found, has its checksum and
+// says "full" of full blocks only (T29).
+func trueBatmap(b []byte) error {
+	be := binary.BigEndian
+	h, err := decodeHeader(b[be.Uint64(b[16:]):][:headerSize])
+	if err != nil {
+		return err
+	}
+	at := roundUp(int64(h.tableOffset)+h.tableBytes(), sectorSize)
+	if string(b[at:at+8]) != batmapCookie {
+		return nil
+	}
+	m := b[be.Uint64(b[at+8:]):][:be.Uint32(b[at+16:])*sectorSize]
+	if got, want := be.Uint32(b[at+24:]), checksum(m, len(m)); got != want {
+		return fmt.Errorf("batmap: checksum %#x, want %#x", got, want)
+	}
+	for i := range int64(h.entries) {
+		s := be.Uint32(b[int64(h.tableOffset)+4*i:])
+		if !bitSet(m, i) {
+			continue
+		}
+		if s == unused {
+			return fmt.Errorf("batmap: block %d is full, says the map, and is not there", i)
+		}
+		if n, set := bitRun(b[int64(s)*sectorSize:], 0, int64(h.blockSize)/sectorSize); !set || n < int64(h.blockSize)/sectorSize {
+			return fmt.Errorf("batmap: block %d is full, says the map, and is not", i)
+		}
+	}
+	return nil
 }
 
 // pattern is n bytes that are nowhere zeros.

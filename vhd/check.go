@@ -16,7 +16,7 @@ func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
 	if err != nil || !sound || d.typ != ops.Dynamic {
 		return err
 	}
-	for b := range blocksFor(d.size, d.blockSize) {
+	for b := range blocksFor(d.Size(), d.blockSize) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ type choice struct {
 
 	tail      int64 // offset of a good end footer, -1 without one
 	mend      bool  // the first write has to restore a footer
+	cut       bool  // or to cut off what follows the footer of a fixed disk at end
 	readOnly  string
 	anomalies []ops.Anomaly
 }
@@ -48,14 +49,16 @@ func choose(file ops.File, s *slots) (choice, error) {
 	case s.head.state == slotBad || s.head.state == slotDamaged:
 		return choice{}, s.head.err
 	}
-	off, found, err := strayFooter(file, s.size)
-	if err != nil {
+	stray, found, err := strayFooter(file, s.size)
+	switch {
+	case err != nil:
 		return choice{}, err
+	case !found:
+		return choice{}, s.tail.err
+	case stray.hangs():
+		return chooseHanging(s, &stray.slot)
 	}
-	if found {
-		return choice{}, ops.Corruptf(ops.StatusFooterMissing, "vhd: footer: %d bytes follow the one at %#x, which has to end the file", s.size-off-footerSize, off)
-	}
-	return choice{}, s.tail.err
+	return choice{}, ops.Corruptf(ops.StatusFooterMissing, "vhd: footer: %d bytes follow the one at %#x, which has to end the file", s.size-stray.off-footerSize, stray.off)
 }
 
 func chooseFixed(s *slots) (choice, error) {
@@ -63,10 +66,25 @@ func chooseFixed(s *slots) (choice, error) {
 	if int64(c.f.currentSize) > s.tail.off {
 		return c, ops.Corruptf(ops.StatusFileSizeInvalid, "vhd: footer: disk of %d bytes in a file with %d before its footer: cut off, or the last part of a split image", c.f.currentSize, s.tail.off)
 	}
-	if rest := s.tail.off - int64(c.f.currentSize); rest > 0 {
-		c.note("vhd.length", ops.Note, "footer", "%d bytes between the disk's end and the footer", rest)
-	}
+	c.noteFixed(s.tail.where, s.tail.off)
 	c.common(&s.tail)
+	return c, nil
+}
+
+// noteFixed notes room between a fixed disk and its footer at byte tail.
+func (c *choice) noteFixed(where string, tail int64) {
+	if rest := tail - int64(c.f.currentSize); rest > 0 {
+		c.note("vhd.length", ops.Note, where, "%d bytes between the disk's end and the footer", rest)
+	}
+}
+
+// chooseHanging takes a fixed disk's footer behind which nothing is stored: a crash
+// while the disk grew can leave the new length without the new footer.
+func chooseHanging(s *slots, hang *slot) (choice, error) {
+	c := choice{f: hang.f, end: hang.off, tail: -1, cut: true}
+	c.noteFixed(hang.where, hang.off)
+	c.common(hang)
+	c.note("vhd.footer.end", ops.Warning, "footer", "%d bytes follow the one at %#x, all of them zeros", s.size-hang.off-footerSize, hang.off)
 	return c, nil
 }
 
@@ -176,9 +194,7 @@ func (c *choice) common(s *slot) {
 	if f.raw[85] != 0 {
 		c.note("vhd.footer.hidden", ops.Note, s.where, "blktap's hidden flag is %d", f.raw[85])
 	}
-	if chs := f.chs.bytes(); (f.creator == creatorVPC || f.creator == creatorQEMU) && chs != int64(f.currentSize) && chs < maxCHS*sectorSize {
-		c.note("vhd.geometry", ops.Note, s.where, "geometry says %d bytes, the size field %d: QEMU goes by the geometry", chs, f.currentSize)
-	}
+	c.anomalies = append(c.anomalies, f.geometryNote(s.where)...)
 }
 
 // blocksFor is the number of blocks of a disk.

@@ -169,27 +169,67 @@ func headFooter(f ops.File, s *slots) (header, error) {
 	return readHeader(f, &s.head.f, s.size)
 }
 
-// strayWindow is how far back from the end a footer is looked for.
+// strayWindow is how far back from the last stored byte a footer is looked for.
 const strayWindow = 64 << 10
 
+// stray is a good footer that does not end the file.
+type stray struct {
+	slot
+	zeros bool // all that follows it is zeros
+}
+
+// hangs tells whether the footer is the last thing of a fixed disk's file.
+func (s *stray) hangs() bool {
+	return s.zeros && s.f.typ() == ops.Fixed && int64(s.f.currentSize) <= s.off
+}
+
 // strayFooter looks for a footer that does not end the file because something
-// was appended to it.
-func strayFooter(f ops.File, size int64) (off int64, found bool, err error) {
-	start := max(size-strayWindow, 0) / sectorSize * sectorSize
-	b := make([]byte, size-start)
+// was appended to it, or because the file grew and nothing was stored there.
+func strayFooter(f ops.File, size int64) (found stray, ok bool, err error) {
+	end, err := storedEnd(f, size)
+	if err != nil {
+		return stray{}, false, err
+	}
+	start := max(end-strayWindow, 0) / sectorSize * sectorSize
+	b := make([]byte, end-start)
 	if len(b) < footerSize {
-		return 0, false, nil
+		return stray{}, false, nil
 	}
 	if err := readFull(f, b, start, "end of file"); err != nil {
-		return 0, false, err
+		return stray{}, false, err
 	}
 	for i := (len(b) - footerSize) / sectorSize * sectorSize; i >= 0; i -= sectorSize {
 		if !bytes.HasPrefix(b[i:], []byte(footerCookie)) {
 			continue
 		}
-		if parseSlot("footer", start+int64(i), b[i:i+footerSize]).state == slotGood {
-			return start + int64(i), true, nil
+		found.slot = parseSlot("footer", start+int64(i), b[i:i+footerSize])
+		if found.state == slotGood {
+			rest := b[i+footerSize:]
+			found.zeros = bytes.Equal(rest, zeros[:len(rest)])
+			return found, true, nil
 		}
 	}
-	return 0, false, nil
+	return stray{}, false, nil
+}
+
+// storedEnd is where the last data stored in a file of size bytes end: a whole
+// sector, or the end of the file. The host is asked about 40 times, however large the
+// file: where nothing more is stored, nothing is behind that either.
+func storedEnd(f ops.File, size int64) (int64, error) {
+	lo, hi := int64(0), size // data end in [lo, hi]
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		_, hole, err := f.NextData(mid)
+		switch {
+		case errors.Is(err, io.EOF):
+			hi = mid
+		case errors.Is(err, errors.ErrUnsupported):
+			return size, nil
+		case err != nil:
+			return 0, err
+		default:
+			lo = min(max(hole, mid+1), hi)
+		}
+	}
+	return min(roundUp(hi, sectorSize), size), nil
 }

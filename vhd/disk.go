@@ -1,10 +1,10 @@
 package vhd
 
 import (
-	"fmt"
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"vhdfs/ops"
 )
@@ -25,7 +25,7 @@ type Disk struct {
 	foot      footer
 	head      header
 	typ       ops.Type
-	size      int64
+	size      atomic.Int64
 	blockSize int64 // bytes of data in a block
 	mapBytes  int64 // bytes of bitmap before it
 	table     *ops.Pages
@@ -67,7 +67,7 @@ func open(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 	if c.f.typ() == ops.Fixed {
 		d := newFixed(f, &c)
 		if o.Write {
-			return &fixedWriter{fixed: d, found: s}, nil
+			return &fixedWriter{fixed: d, found: s, foot: c.f, tail: c.end, cut: c.cut}, nil
 		}
 		return d, nil
 	}
@@ -84,11 +84,11 @@ func newDisk(f ops.File, c *choice, o ops.OpenOptions) (*Disk, error) {
 		foot:      c.f,
 		head:      c.head,
 		typ:       c.f.typ(),
-		size:      int64(c.f.currentSize),
 		blockSize: int64(c.head.blockSize),
 		mapBytes:  c.head.bitmapBytes(),
 		lay:       newLayout(&c.f, &c.head, c.end),
 	}
+	d.size.Store(int64(c.f.currentSize))
 	d.table = o.Cache.Pages(tablePage)
 	d.maps = o.Cache.Pages(int(d.mapBytes))
 	info := c.info()
@@ -124,7 +124,7 @@ func (c *choice) info() ops.Info {
 		DiskID:         c.f.id,
 		LinkID:         c.f.id,
 		Timestamp:      stamp(c.f.timestamp),
-		Creator:        fmt.Sprintf("%s %d.%d", c.f.creator, c.f.creatorVersion>>16, c.f.creatorVersion&0xffff),
+		Creator:        c.f.creatorText(),
 		ReadOnly:       c.readOnly,
 		Anomalies:      c.anomalies,
 	}
@@ -150,7 +150,7 @@ func (d *Disk) aligned(tail int64) (bool, error) {
 }
 
 // Size is the virtual size in bytes: CurrentSize, whatever the geometry says.
-func (d *Disk) Size() int64 { return d.size }
+func (d *Disk) Size() int64 { return d.size.Load() }
 
 // Info is what the file says of itself.
 func (d *Disk) Info() ops.Info {
@@ -170,7 +170,7 @@ func (d *Disk) Close() error {
 
 // ReadRun reads one run; see [ops.Layer]. Data of one block are one run.
 func (d *Disk) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
-	if err := checkStart(off, d.size); err != nil || len(p) == 0 {
+	if err := checkStart(off, d.Size()); err != nil || len(p) == 0 {
 		return 0, ops.Absent, err
 	}
 	d.mu.RLock()
@@ -190,7 +190,7 @@ func (d *Disk) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
 
 // Extent is one run; see [ops.Layer].
 func (d *Disk) Extent(off, max int64) (ops.Extent, error) {
-	if err := checkStart(off, d.size); err != nil {
+	if err := checkStart(off, d.Size()); err != nil {
 		return ops.Extent{}, err
 	}
 	if max <= 0 {
@@ -213,7 +213,7 @@ func checkStart(off, size int64) error {
 }
 
 func (d *Disk) extentLocked(off, max int64) (ops.Extent, error) {
-	max = min(max, d.size-off)
+	max = min(max, d.Size()-off)
 	b := off / d.blockSize
 	at, ok, err := d.blockLocked(b)
 	if err != nil {

@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"slices"
+	"sync/atomic"
 
 	"vhdfs/ops"
 )
@@ -10,20 +11,27 @@ import (
 // request can reach.
 type fixed struct {
 	file ops.File
-	size int64
-	info ops.Info
+	size atomic.Int64
+	info atomic.Pointer[ops.Info]
 }
 
 func newFixed(f ops.File, c *choice) *fixed {
-	info := c.info()
-	info.Aligned = true
-	return &fixed{file: f, size: int64(c.f.currentSize), info: info}
+	d := &fixed{file: f}
+	d.info.Store(c.fixedInfo())
+	d.size.Store(int64(c.f.currentSize))
+	return d
 }
 
-func (d *fixed) Size() int64 { return d.size }
+func (c *choice) fixedInfo() *ops.Info {
+	info := c.info()
+	info.Aligned = true
+	return &info
+}
+
+func (d *fixed) Size() int64 { return d.size.Load() }
 
 func (d *fixed) Info() ops.Info {
-	info := d.info
+	info := *d.info.Load()
 	info.Anomalies = slices.Clone(info.Anomalies)
 	return info
 }
@@ -31,10 +39,10 @@ func (d *fixed) Info() ops.Info {
 func (d *fixed) Close() error { return d.file.Close() }
 
 func (d *fixed) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
-	if err := checkStart(off, d.size); err != nil || len(p) == 0 {
+	if err := checkStart(off, d.Size()); err != nil || len(p) == 0 {
 		return 0, ops.Data, err
 	}
-	p = p[:min(int64(len(p)), d.size-off)]
+	p = p[:min(int64(len(p)), d.Size()-off)]
 	if err := readFull(d.file, p, off, "disk"); err != nil {
 		return 0, ops.Data, err
 	}
@@ -42,11 +50,11 @@ func (d *fixed) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
 }
 
 func (d *fixed) Extent(off, max int64) (ops.Extent, error) {
-	if err := checkStart(off, d.size); err != nil {
+	if err := checkStart(off, d.Size()); err != nil {
 		return ops.Extent{}, err
 	}
 	if max <= 0 {
 		return ops.Extent{}, ops.Errorf(ops.ErrUsage, 0, "vhd: extent of %d bytes", max)
 	}
-	return ops.Extent{Len: min(max, d.size-off), Kind: ops.Data, Pos: off}, nil
+	return ops.Extent{Len: min(max, d.Size()-off), Kind: ops.Data, Pos: off}, nil
 }

@@ -9,10 +9,14 @@ import (
 )
 
 // fixedWriter is a fixed image opened for writing. Sectors are overwritten in
-// place; nothing else of the file ever changes.
+// place; nothing else of the file changes but by a resize.
 type fixedWriter struct {
 	*fixed
-	found    slots       // the footer as it was when the file was opened
+	unsettable
+	found    slots // the footer as it was when the file was opened
+	foot     footer
+	tail     int64       // byte offset of the footer
+	cut      bool        // what follows the footer has to go first
 	changed  atomic.Bool // something was written since the last flush
 	poisoned atomic.Bool
 	flushes  sync.Mutex // held by the one that syncs; comes before mu
@@ -35,12 +39,35 @@ func (w *fixedWriter) begin() error {
 	if err := w.found.unchanged(w.file); err != nil {
 		return err
 	}
+	if w.cut {
+		if err := w.cutLocked(); err != nil {
+			return err
+		}
+	}
 	w.mu.begun = true
 	return nil
 }
 
+// cutLocked ends the file behind its footer. A crash leaves it as it was, or with
+// some of what is written now, which changes nothing about how it is read.
+func (w *fixedWriter) cutLocked() error {
+	if err := w.file.Truncate(w.tail+footerSize, "vhd.fixed.cut"); err != nil {
+		return err
+	}
+	w.cut = false
+	w.describe(&w.foot)
+	return nil
+}
+
+// describe makes Info say what f says.
+func (w *fixedWriter) describe(f *footer) {
+	c := choice{f: *f}
+	c.noteFixed("footer", w.tail)
+	w.info.Store(c.fixedInfo())
+}
+
 func (w *fixedWriter) WriteAt(p []byte, off int64) (int, error) {
-	if err := checkSectors(off, int64(len(p)), w.size); err != nil {
+	if err := checkSectors(off, int64(len(p)), w.Size()); err != nil {
 		return 0, err
 	}
 	if len(p) == 0 {
@@ -56,7 +83,7 @@ func (w *fixedWriter) WriteAt(p []byte, off int64) (int, error) {
 
 // Zero writes zeros, with unmap too: a fixed disk keeps its space.
 func (w *fixedWriter) Zero(off, n int64, _ bool) error {
-	if err := checkSectors(off, n, w.size); err != nil {
+	if err := checkSectors(off, n, w.Size()); err != nil {
 		return err
 	}
 	if n == 0 {

@@ -26,6 +26,11 @@ const (
 func (w *writer) Flush() error {
 	w.flushes.Lock()
 	defer w.flushes.Unlock()
+	return w.flushHeld()
+}
+
+// flushHeld is Flush for who holds off others.
+func (w *writer) flushHeld() error {
 	if due, err := w.startFlush(); err != nil || !due {
 		return err
 	}

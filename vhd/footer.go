@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"vhdfs/ops"
@@ -31,12 +32,12 @@ const (
 // epoch is what timestamps count seconds from.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Creators that QEMU believes to mean the geometry, not CurrentSize.
-const (
-	creatorVPC  = "vpc "
-	creatorQEMU = "qemu"
-	creatorTap  = "tap\x00" // blktap, which has extensions of its own
-)
+const creatorTap = "tap\x00" // blktap, which has extensions of its own
+
+// sizeCreators are the creators that QEMU believes to mean the geometry, not
+// CurrentSize, and what a disk says instead whose size no geometry has: QEMU itself
+// then says qem2.
+var sizeCreators = map[string]string{"vpc ": newCreator, "qemu": "qem2"}
 
 // footer is the last sector of every image; dynamic and differencing ones keep
 // a copy at 0 (vhd specification, "Hard Disk Footer Format").
@@ -145,13 +146,39 @@ func (f *footer) validate(where string) error {
 
 func (f *footer) typ() ops.Type { return ops.Type(f.diskType) }
 
+// misread tells whether QEMU would see another size than CurrentSize.
+func (f *footer) misread() bool {
+	chs := f.chs.bytes()
+	return sizeCreators[f.creator] != "" && chs != int64(f.currentSize) && chs < maxCHS*sectorSize
+}
+
+// geometryNote is the anomaly of a size that QEMU misreads, if it does.
+func (f *footer) geometryNote(where string) []ops.Anomaly {
+	if !f.misread() {
+		return nil
+	}
+	return []ops.Anomaly{{
+		Name: "vhd.geometry", Severity: ops.Note, Where: where,
+		Text: fmt.Sprintf("geometry says %d bytes, the size field %d: QEMU goes by the geometry", f.chs.bytes(), f.currentSize),
+	}}
+}
+
+func (f *footer) creatorText() string {
+	return fmt.Sprintf("%s %d.%d", f.creator, f.creatorVersion>>16, f.creatorVersion&0xffff)
+}
+
 // sameButSwitched tells whether f and g differ at most in what a change of header
-// or size sets: DataOffset, size, geometry, timestamp and so the checksum.
+// or size sets: DataOffset, size, geometry, timestamp, creator if QEMU would go by
+// the geometry, and so the checksum.
 func (f *footer) sameButSwitched(g *footer) bool {
 	a, b := f.raw, g.raw
 	for _, r := range [][2]int{{16, 28}, {48, 60}, {64, 68}} {
 		clear(a[r[0]:r[1]])
 		clear(b[r[0]:r[1]])
+	}
+	if sizeCreators[f.creator] == g.creator || sizeCreators[g.creator] == f.creator {
+		clear(a[28:32])
+		clear(b[28:32])
 	}
 	return a == b
 }

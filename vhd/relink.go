@@ -36,7 +36,7 @@ func (w *writer) SetParent(p ops.CreateParent) error {
 		return err
 	}
 	n := pathsBytes(paths, sectorSize)
-	at, err := w.placeLocked(n + headerSize)
+	at, err := w.placeLocked(n+headerSize, 0)
 	if err != nil {
 		return err
 	}

@@ -6,24 +6,24 @@ import (
 	"vhdfs/ops"
 )
 
-// placeLocked finds room for n bytes of structures: the first gap that holds them,
-// or behind everything, where the file grows for them. Space that waiting table
+// placeLocked finds room for n bytes of structures: the first gap that holds them
+// at byte from or later, or behind everything, where the file grows for them. Space that waiting table
 // entries will free is not taken: in the file it is in use.
-func (w *writer) placeLocked(n int64) (at int64, err error) {
+func (w *writer) placeLocked(n, from int64) (at int64, err error) {
 	if err := w.scanOnceLocked(); err != nil {
 		return 0, err
 	}
 	at = -1
 	_, err = w.scanLocked(context.Background(), scanVisit{bad: failOn, gap: func(g gap) error {
-		if at < 0 && g.end-g.off >= n {
-			at = g.off
+		if off := max(g.off, from); at < 0 && g.end-off >= n {
+			at = off
 		}
 		return nil
 	}})
 	if err != nil || at >= 0 {
 		return at, err
 	}
-	at = roundUp(w.session.next, sectorSize)
+	at = roundUp(max(w.session.next, from), sectorSize)
 	if at+n > w.session.tail {
 		if err := w.moveFooterLocked(at + n); err != nil {
 			return 0, err

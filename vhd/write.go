@@ -23,6 +23,7 @@ import (
 // all data and one for all of them.
 type writer struct {
 	*Disk
+	unsettable
 	found   slots       // the footers as they were when the file was opened
 	changed atomic.Bool // something was written since the last flush
 	session session     // guarded by Disk.mu
@@ -69,7 +70,7 @@ var errPoisoned = ops.Errorf(ops.ErrPoisoned, ops.StatusMetadataWrite, "vhd")
 
 // WriteAt stores whole sectors; see [ops.Writer].
 func (w *writer) WriteAt(p []byte, off int64) (int, error) {
-	if err := checkSectors(off, int64(len(p)), w.size); err != nil {
+	if err := checkSectors(off, int64(len(p)), w.Size()); err != nil {
 		return 0, err
 	}
 	done := 0
@@ -191,7 +192,7 @@ func (w *writer) announceLocked(b, at, in, n int64) error {
 // of the table safely, because there is no free map and no journal: it stays,
 // and with unmap the host gets its space back.
 func (w *writer) Zero(off, n int64, unmap bool) error {
-	if err := checkSectors(off, n, w.size); err != nil {
+	if err := checkSectors(off, n, w.Size()); err != nil {
 		return err
 	}
 	for end := off + n; off < end; {

@@ -45,6 +45,7 @@ func TestH06FooterChecksums(t *testing.T) {
 	fixed := fixture.VHD{Size: 8 * mib, Type: 2, Writes: base}
 	trailing := smallVHD()
 	trailing.Trailing = make([]byte, 512)
+	behind := bytes.Repeat([]byte{1}, 512)
 	twoWrong := broken(smallVHD(), "tail")
 	twoWrong.Patches = append(twoWrong.Patches, fixture.VHDPatch{Part: "copy", Off: 64, Data: []byte{9, 9, 9, 9}})
 	rows(t, "disk.vhd", []row{
@@ -66,7 +67,8 @@ func TestH06FooterChecksums(t *testing.T) {
 		{name: "header's cookie", file: patched(smallVHD(), 0, []byte("CXSPARSE"), "header"), class: ops.ErrCorrupt, says: `vhd: dynamic header: cookie "CXSPARSE"`},
 		{name: "header's version", file: patched(smallVHD(), 24, be32(0x20000), "header"), class: ops.ErrCorrupt, says: "vhd: dynamic header: version 0x00020000"},
 		{name: "a sector behind the end footer", file: trailing, odd: []string{"vhd.footer.end"}},
-		{name: "a sector behind a fixed disk's footer", file: fixture.VHD{Size: 8 * mib, Type: 2, Trailing: make([]byte, 512)}, class: ops.ErrCorrupt, says: "vhd: footer: 512 bytes follow the one at 0x800000"},
+		{name: "a sector behind a fixed disk's footer", file: fixture.VHD{Size: 8 * mib, Type: 2, Trailing: behind}, class: ops.ErrCorrupt, says: "vhd: footer: 512 bytes follow the one at 0x800000"},
+		{name: "zeros behind a fixed disk's footer", file: fixture.VHD{Size: 8 * mib, Type: 2, Writes: base, Trailing: make([]byte, 512)}, odd: []string{"vhd.footer.end"}},
 	})
 }
 
