@@ -1,7 +1,6 @@
 package vhdx
 
 import (
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,7 +11,8 @@ import (
 	"vhdfs/test/sim"
 )
 
-// crashed is an image that loses its power.
+// crashed is an image that loses its power. Whole sessions of every kind are cut
+// in test/crash, methods on these images here.
 type crashed struct {
 	name    string
 	was     []fixture.Write // what the image holds from the start
@@ -62,29 +62,4 @@ func (c crashed) start(t *testing.T) (*crash.Subject, *crash.Prepared) {
 	p, err := s.Prepare(c.host(t), c.prepare...)
 	require.NoError(t, err)
 	return s, p
-}
-
-// Whatever a power cut leaves of a session, the image opens, holds what was
-// flushed and nothing foreign, and passes its check; also when the power goes
-// again while the log is replayed.
-func TestPowerCuts(t *testing.T) {
-	limit := 250
-	if os.Getenv("CI") != "" {
-		limit = 10_000
-	}
-	for _, c := range crashedImages() {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s, p := c.start(t)
-			var done crash.Result
-			for i, q := range append(crash.Sequences(1), crash.Random(1, 60), crash.Random(2, 60)) {
-				n, err := s.Cut(p, q, crash.Options{Seed: uint64(i), Deep: 40, Limit: 40})
-				require.NoError(t, err)
-				if done.Add(n); done.States > limit {
-					break
-				}
-			}
-			t.Logf("%d states, %d of recoveries", done.States, done.Deep)
-		})
-	}
 }

@@ -3,7 +3,6 @@ package vhdx
 import (
 	"bytes"
 	"errors"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -205,62 +204,4 @@ func TestIDsChangeFirst(t *testing.T) {
 	require.NoError(t, run())
 	require.ErrorContains(t, run("vhdx.header.file"), "same FileWriteGuid")
 	require.ErrorContains(t, run("vhdx.header.log"), "same DataWriteGuid")
-}
-
-// A failed call of the host, whichever it is, reaches the guest as an error at
-// most; afterwards the image holds what was acknowledged and what the failed
-// requests may have left (C6, F01-F06).
-func TestEveryFailedCall(t *testing.T) {
-	steps := crash.Sequence{crash.Steps[0], crash.Steps[2], crash.Steps[8], crash.Steps[6], crash.Steps[8], crash.Steps[1], crash.Steps[9], crash.Steps[3]}
-	for _, c := range crashedImages() {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s, p := c.start(t)
-			for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
-				for k := 1; ; k++ {
-					if !failOnce(t, s, p, steps, k, errno) {
-						require.Greater(t, k, 30)
-						break
-					}
-				}
-			}
-		})
-	}
-}
-
-// failOnce runs steps with the k-th call that changes the file failing; false
-// when there were fewer.
-func failOnce(t *testing.T, s *crash.Subject, p *crash.Prepared, steps crash.Sequence, k int, errno syscall.Errno) bool {
-	h := p.Host.Clone()
-	h.Record()
-	n, failed := 0, false
-	h.SetFault(func(c sim.Call) error {
-		if c.Op != sim.OpWrite && c.Op != sim.OpSync && c.Op != sim.OpTruncate && c.Op != sim.OpPunch {
-			return nil
-		}
-		if n++; n == k {
-			failed = true
-			return errno
-		}
-		return nil
-	})
-	g, err := crash.NewGuest(s, h)
-	require.NoError(t, err)
-	for _, step := range steps {
-		if g.Closed() {
-			break
-		}
-		_ = step.Do(g) // the guest notes what failed
-	}
-	if !g.Closed() {
-		_ = g.Close()
-	}
-	h.SetFault(nil)
-	history := p.History.Clone()
-	for _, e := range h.Events() {
-		history.Note(e)
-	}
-	_, err = s.Verify(h, history)
-	require.NoError(t, err, "call %d fails with %v", k, errno)
-	return failed
 }

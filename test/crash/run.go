@@ -54,28 +54,14 @@ func (s *Subject) Run(r *Recording, start *History, o Options) (Result, error) {
 }
 
 func (s *Subject) run(r *Recording, start *History, o Options, depth int) (Result, error) {
-	var done Result
-	history, seen, met := start.Clone(), 0, 0
-	err := r.Each(o.Seed, func(state *State) error {
-		if met++; state.At < o.After || o.Every > 0 && met%o.Every != 0 {
-			return nil
-		}
-		if o.Limit > 0 && done.States >= o.Limit {
-			return errLimit
-		}
+	history, seen := start.Clone(), 0
+	return r.visit(o, func(state *State, n int) (Result, error) {
 		for ; seen < state.At; seen++ {
 			history.Note(r.Events[seen])
 		}
-		done.States++
-		deep := o.Deep > 0 && depth < maxDepth && done.States%o.Deep == 0
-		sub, err := s.verifyState(state, history, o, depth, deep)
-		done.Deep += sub.States + sub.Deep
-		return err
+		deep := o.Deep > 0 && depth < maxDepth && n%o.Deep == 0
+		return s.verifyState(state, history, o, depth, deep)
 	})
-	if errors.Is(err, errLimit) {
-		err = nil
-	}
-	return done, err
 }
 
 // verifyState verifies one state; deep records its recovery and cuts that.
@@ -96,8 +82,7 @@ func (s *Subject) verifyState(state *State, history *History, o Options, depth i
 	if !deep {
 		return Result{}, nil
 	}
-	again := Options{Seed: o.Seed + uint64(state.At), Limit: deepStates, Deep: deepStates / 2}
-	return s.run(&Recording{Base: base, Events: h.Events()}, view.exactly(s.Differencing), again, depth+1)
+	return s.run(&Recording{Base: base, Events: h.Events()}, view.exactly(s.Differencing), o.deeper(state), depth+1)
 }
 
 // Cut records a sequence on a prepared image, with some syncs dropped, and runs

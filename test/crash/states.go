@@ -11,7 +11,7 @@
 //
 // A [Guest] writes the recording through a format; its [History] says after each
 // cut which values each sector may have; a [Subject] opens a state and compares.
-// Long operations add their own workloads to these.
+// A [Job] is any other change of a host, with a judge of its own.
 package crash
 
 import (

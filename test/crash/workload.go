@@ -105,6 +105,18 @@ type Prepared struct {
 	History *History
 }
 
+// Start is an image as it stands: what it reads as now is what it may hold.
+//
+//	p, err := s.Start(h)
+//	n, err := s.Cut(p, crash.Sequence{{"compact", func(g *crash.Guest) error { … g.Writer … }}}, crash.Options{Deep: 20})
+func (s *Subject) Start(h *sim.Host) (*Prepared, error) {
+	view, err := s.look(h.Clone(), true)
+	if err != nil {
+		return nil, err
+	}
+	return &Prepared{Host: h, History: view.exactly(s.Differencing)}, nil
+}
+
 // Prepare runs steps on an image without cutting the power.
 func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
 	r, _, err := s.Record(&Prepared{Host: h, History: NewHistory(s.Differencing)}, steps)
@@ -121,25 +133,22 @@ func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
 	return p, nil
 }
 
-// Record runs a sequence, and a close, on a clone of a prepared host, with some syncs dropped,
-// and gives its recording and how often each sync label was met.
+// Record runs a sequence, and a close, on a clone of a prepared host, with some
+// syncs dropped, and gives its recording and how often each sync label was met.
 func (s *Subject) Record(p *Prepared, q Sequence, dropped ...string) (*Recording, map[string]int, error) {
-	h := p.Host.Clone()
-	for _, l := range dropped {
-		h.DropSync(l)
-	}
-	h.Record()
-	g, err := NewGuest(s, h)
-	if err != nil {
-		return nil, nil, err
-	}
-	for i, step := range q {
-		if err := step.Do(g); err != nil {
-			return nil, nil, fmt.Errorf("step %d, %s, of %q: %w", i, step.Name, q, err)
+	return Job{Do: func(h *sim.Host) error {
+		g, err := NewGuest(s, h)
+		if err != nil {
+			return err
 		}
-	}
-	if err := g.Close(); err != nil {
-		return nil, nil, fmt.Errorf("close after %q: %w", q, err)
-	}
-	return &Recording{Base: p.Host.Clone(), Events: h.Events()}, h.SyncLabels(), nil
+		for i, step := range q {
+			if err := step.Do(g); err != nil {
+				return fmt.Errorf("step %d, %s, of %q: %w", i, step.Name, q, err)
+			}
+		}
+		if err := g.Close(); err != nil {
+			return fmt.Errorf("close after %q: %w", q, err)
+		}
+		return nil
+	}}.Record(p.Host, dropped...)
 }

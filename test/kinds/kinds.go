@@ -37,6 +37,8 @@ func vhds() []Kind {
 	no := fixture.VHD{Size: 32 << 10, BlockSize: block, Blocks: []int64{1}}
 	noTail, noCopy := no, no
 	noTail.NoTail, noCopy.NoCopy = true, true
+	bits := fixture.VHD{Size: 32 << 10, BlockSize: block, ExactBitmap: true, Blocks: []int64{1, 0}}
+	leak := fixture.VHD{Size: 32 << 10, BlockSize: block, Type: 4, Gap: 2 * block, Blocks: []int64{1}, BAT: map[int64]uint32{1: 0xffffffff}}
 	old := fixture.VHD{Size: 32 << 10, BlockSize: block, Gap: 2 * block, Blocks: []int64{1, 2}, BAT: map[int64]uint32{1: 0xffffffff, 2: 0xffffffff}}
 	return []Kind{
 		vhdKind("dynamic, old bytes in free space", old, false),
@@ -46,6 +48,8 @@ func vhds() []Kind {
 		vhdKind("dynamic, unaligned", fixture.VHD{Size: 32 << 10, BlockSize: 2 * block, Unaligned: true}, true),
 		vhdKind("dynamic, no footer at the end", noTail, false),
 		vhdKind("dynamic, no footer at 0", noCopy, false),
+		vhdKind("dynamic, bitmaps of zeros", bits, false),
+		vhdKind("differencing, lost block", leak, false),
 		vhdKind("differencing", fixture.VHD{Size: 30 << 10, BlockSize: block, Type: 4}, false),
 		vhdKind("differencing, used", fixture.VHD{Size: 30 << 10, BlockSize: block, Type: 4}, true),
 	}

@@ -24,6 +24,8 @@ func vhdxs() []Kind {
 	child.Parent, child4k.Parent = vhdxParent(), vhdxParent()
 	dirty.Writes = []fixture.Write{{Off: 0, Data: pattern(4096)}, {Off: mib + 512, Data: pattern(512)}}
 	dirty.Log = &fixture.Log{Tables: true, Entries: []fixture.LogEntry{{}}}
+	dirtyChild := dirty
+	dirtyChild.Parent = vhdxParent()
 	old := small
 	old.Patches = []fixture.Patch{{Off: 4 * mib, Data: bytes.Repeat([]byte{0xA5}, 3*mib)}}
 	return []Kind{
@@ -36,6 +38,7 @@ func vhdxs() []Kind {
 		vhdxKind("differencing, used", child, true),
 		vhdxKind("differencing, 4096-byte sectors, used", child4k, true),
 		vhdxKind("with a dirty log", dirty, false),
+		vhdxKind("differencing, with a dirty log", dirtyChild, false),
 	}
 }
 
