@@ -14,36 +14,31 @@ import (
 // controlKey names the control file of an operation on an image.
 type controlKey struct{ image, op string }
 
-// controlState is what all opens of a control file share; mount.mu guards it.
-type controlState struct {
-	running bool
-	last    []byte // the answer to the last request; nil: none yet
-}
-
 // control is the file that runs op on an image, or for the service on the image
 // folder: write a request, read the answer.
 func (m *mount) control(op *ops.Op, ref ops.Ref) *textFile {
-	key := controlKey{image: ref.Name, op: op.Name}
+	c := &call{m: m, key: controlKey{image: ref.Name, op: op.Name}, op: op, ref: ref}
 	return &textFile{
 		m:    m,
 		mode: 0o600,
 		stat: m.statOf(ref),
 		render: func(w io.Writer) error {
-			if last := m.lastAnswer(key); last != nil {
-				_, err := w.Write(last)
-				return err
+			if last := m.lastAnswer(c.key); last != nil {
+				return last.copyTo(w)
 			}
 			return usage(op, w)
 		},
-		run: func(ctx context.Context, caller fuse.Caller, request []byte) ([]byte, error) {
-			return m.request(ctx, key, op, ref, caller, string(request))
-		},
+		run: c.run,
 	}
 }
 
 // usage is what a control file shows before its first request.
 func usage(op *ops.Op, w io.Writer) error {
-	b, err := json.Marshal(struct{ Operation, Usage string }{op.Title(), op.Usage()})
+	return encodeLine(w, struct{ Operation, Usage string }{op.Title(), op.Usage()})
+}
+
+func encodeLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -51,87 +46,72 @@ func usage(op *ops.Op, w io.Writer) error {
 	return err
 }
 
-func (m *mount) lastAnswer(key controlKey) []byte {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.mu.controls[key]; s != nil {
-		return s.last
-	}
-	return nil
+// call is the way of a request from a control file to a job, and of its answer
+// back.
+type call struct {
+	m   *mount
+	key controlKey
+	op  *ops.Op
+	ref ops.Ref
 }
 
-// request carries out one request and gives its answer as a JSON line, with the
-// error that the write is to fail with. A request beside a running one fails at
-// once with ErrBusy.
-func (m *mount) request(ctx context.Context, key controlKey, op *ops.Op, ref ops.Ref, caller fuse.Caller, text string) ([]byte, error) {
-	began := time.Now()
-	a := m.execute(ctx, key, op, ref, text)
-	b, err := json.Marshal(a)
-	if err != nil {
-		a = op.Refuse(err)
-		b = []byte("{}")
+// run carries out one request: until its end, or with wait=false until it is
+// accepted. It gives the answer as a JSON line, with the error that the write is
+// to fail with. A request beside one that a writer waits for fails at once with
+// ErrBusy.
+func (c *call) run(ctx context.Context, caller fuse.Caller, request []byte) (*spool, error) {
+	r := &ops.JobRequest{Op: c.op, Text: string(request), Caller: ops.Caller{User: caller.Uid, Process: caller.Pid}}
+	args, err := c.op.Parse(r.Text)
+	if err == nil && c.op.Changes(args) && c.m.opts.ReadOnly {
+		err = ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", c.op.Name)
 	}
-	b = append(b, '\n')
+	if err != nil {
+		return c.refuse(r, err)
+	}
+	if err := c.m.occupy(c.key, c.ref.Path()); err != nil {
+		return c.refuse(r, err)
+	}
+	defer c.m.vacate(c.key)
+	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args}
+	var end *spool // what Ended rendered; to be read when the job is done
+	r.Ended = func(j *ops.Job, a ops.Answer) int64 {
+		end = c.answer(r, a, j.Status().Submitted)
+		return end.size
+	}
+	job, err := c.m.jobs.Start(ctx, *r)
+	if err != nil {
+		return c.refuse(r, err)
+	}
+	c.m.runs(c.key, job)
+	if args.Waits() {
+		a := job.Wait(ctx)
+		return end, a.Err
+	}
+	a := job.Accept(ctx)
+	if !a.Started {
+		<-job.Done()
+		return end, a.Err
+	}
+	return c.m.remember(c.key, a), nil
+}
+
+// refuse answers a request that did not become a job.
+func (c *call) refuse(r *ops.JobRequest, err error) (*spool, error) {
+	return c.answer(r, c.op.Refuse(err), time.Now()), err
+}
+
+// answer notes the end of a request: in the counters, in the log, and for those
+// who read the control file from now on.
+func (c *call) answer(r *ops.JobRequest, a ops.Answer, began time.Time) *spool {
+	m := c.m
 	m.counted.operations.Add(1)
 	if a.Err != nil {
 		m.counted.operationErrors.Add(1)
 	}
 	m.logOperation(logLine{
-		Time: began, User: caller.Uid, Process: caller.Pid,
-		Operation: a.Operation, Image: ref.Path(), Request: text,
+		Time: began, User: r.Caller.User, Process: r.Caller.Process,
+		Operation: a.Operation, Image: c.ref.Path(), Request: r.Text,
 		ReturnValue: a.ReturnValue(), Error: a.Sentence(), Seconds: time.Since(began).Seconds(),
 	})
-	m.finish(key, b, a)
-	return b, a.Err
-}
-
-// execute parses a request and runs it unless another one runs.
-func (m *mount) execute(ctx context.Context, key controlKey, op *ops.Op, ref ops.Ref, text string) ops.Answer {
-	args, err := op.Parse(text)
-	if err != nil {
-		return op.Refuse(err)
-	}
-	if op.Writes && m.opts.ReadOnly {
-		return op.Refuse(ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", op.Name))
-	}
-	if !m.begin(key) {
-		return op.Refuse(ops.Errorf(ops.ErrBusy, 0, "%s: %s runs already", ref.Name, op.Name))
-	}
-	defer m.end(key)
-	return op.Do(ctx, &ops.Request{Library: m.lib, Image: ref, Args: args})
-}
-
-// begin takes the control file for a request; false when one is running.
-func (m *mount) begin(key controlKey) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.mu.controls[key]
-	if s == nil {
-		s = &controlState{}
-		m.mu.controls[key] = s
-	}
-	if s.running {
-		return false
-	}
-	s.running = true
-	return true
-}
-
-func (m *mount) end(key controlKey) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mu.controls[key].running = false
-}
-
-// finish makes an answer the last one of its file and its image.
-func (m *mount) finish(key controlKey, text []byte, a ops.Answer) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.mu.controls[key]
-	if s == nil {
-		s = &controlState{}
-		m.mu.controls[key] = s
-	}
-	s.last = text
-	m.mu.lastOps[key.image] = &a
+	return m.remember(c.key, a)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -45,11 +46,11 @@ func shell(t *testing.T, sh, file, script string) (string, error) {
 func TestControlFileFromShells(t *testing.T) {
 	m := serveFlat(t, terms{}, "a", mib)
 	f := m.path("a.flat", "validate")
-	for _, sh := range []string{"bash", "dash"} {
+	for i, sh := range []string{"bash", "dash"} {
 		t.Run(sh, func(t *testing.T) {
 			out, err := shell(t, sh, f, `echo run > "$F" && echo "ran and answered: $(cat "$F")"`)
 			require.NoError(t, err, out)
-			require.Equal(t, `ran and answered: {"Operation":"ValidateVirtualHardDisk","ReturnValue":0}`+"\n", out)
+			require.Equal(t, fmt.Sprintf(`ran and answered: {"Operation":"ValidateVirtualHardDisk","ReturnValue":0,"Job":"%d"}`+"\n", i+1), out)
 
 			out, err = shell(t, sh, f, `echo bogus=1 > "$F" && echo not reached`)
 			require.Error(t, err, out)
@@ -65,7 +66,7 @@ func TestControlFileFromShells(t *testing.T) {
 	out, err := shell(t, "bash", f, `exec 3<>"$F"; echo run >&3 || exit 9; cat <&3; echo x=1 >&3 2>/dev/null && exit 8; cat <&3`)
 	require.NoError(t, err, out)
 	lines := strings.Split(out, "\n")
-	require.Equal(t, `{"Operation":"ValidateVirtualHardDisk","ReturnValue":0}`, lines[0])
+	require.Equal(t, `{"Operation":"ValidateVirtualHardDisk","ReturnValue":0,"Job":"3"}`, lines[0])
 	a := answerOf(t, []byte(lines[1]))
 	require.Equal(t, "EINVAL", a["Errno"])
 	require.Contains(t, a["Error"], `unknown argument "x"`)
@@ -96,7 +97,7 @@ func TestControlFileProtocol(t *testing.T) {
 	require.NoError(t, err)
 	b, err = io.ReadAll(f)
 	require.NoError(t, err)
-	require.Equal(t, `{"Operation":"ValidateVirtualHardDisk","ReturnValue":0}`+"\n", string(b))
+	require.Equal(t, `{"Operation":"ValidateVirtualHardDisk","ReturnValue":0,"Job":"1"}`+"\n", string(b))
 
 	_, err = f.Seek(0, io.SeekStart)
 	require.NoError(t, err)

@@ -2,6 +2,8 @@ package fs
 
 import (
 	"context"
+	"io"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -90,13 +92,18 @@ func (k *knobs) faultOp() *ops.Op {
 
 // slowOp works until it is told to stop.
 func (k *knobs) slowOp() *ops.Op {
-	return &ops.Op{Name: "slow", Run: func(ctx context.Context, _ *ops.Request) (ops.Fields, error) {
+	return &ops.Op{Name: "slow", Writes: true, Plans: true, JobType: 3, Run: func(ctx context.Context, r *ops.Request) (ops.Fields, error) {
+		if r.Dry {
+			return ops.Plan{Move: 7}.Fields(), nil
+		}
+		r.Begin(200)
+		r.Progress(50, 200)
 		k.mu.Lock()
 		k.started++
 		k.mu.Unlock()
 		select {
 		case <-ctx.Done():
-		case <-time.After(20 * time.Second):
+		case <-time.After(5 * time.Minute):
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -105,6 +112,19 @@ func (k *knobs) slowOp() *ops.Op {
 		}
 		return nil, ctx.Err()
 	}}
+}
+
+// longOp answers more than is kept in memory.
+var longOp = &ops.Op{Name: "long", Run: func(context.Context, *ops.Request) (ops.Fields, error) {
+	return ops.Fields{{Name: "Ranges", Value: manyNumbers(3<<20 + 1)}}, nil
+}}
+
+// manyNumbers is a list of ones, so many bytes of JSON: an odd number.
+type manyNumbers int
+
+func (n manyNumbers) WriteJSON(w io.Writer) error {
+	_, err := io.WriteString(w, "["+strings.Repeat("1,", (int(n)-3)/2)+"1]")
+	return err
 }
 
 // panicOp has a broken invariant.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -68,15 +69,17 @@ func serveRole() int {
 	lib := ops.NewLibrary(ops.LibraryOptions{Top: dir, Formats: []*ops.Format{vhdx.Format, vhd.Format, k.format()}})
 	log := logrus.New()
 	log.SetLevel(logrus.DebugLevel)
+	var live atomic.Pointer[Server]
 	s, err := Mount(context.Background(), Options{
 		Library: lib, MountPoint: o.MountPoint, Single: o.Single,
-		Ops: append([]*ops.Op{k.faultOp(), k.slowOp(), panicOp}, ops.All...), Image: imageDocuments(lib),
+		Ops: append([]*ops.Op{k.faultOp(), k.slowOp(), longOp, panicOp}, ops.All...), Image: imageDocuments(lib, &live),
 		ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, Cache: o.Cache, Discard: o.Discard,
 		OnMounted: dir.Refuse, Log: log,
 	})
 	if err != nil {
 		return fail(err)
 	}
+	live.Store(s)
 	fmt.Println("ready")
 	gone := make(chan struct{})
 	go func() {
@@ -106,12 +109,12 @@ func fail(err error) int {
 	return 1
 }
 
-func imageDocuments(lib *ops.Library) []Document {
+func imageDocuments(lib *ops.Library, live *atomic.Pointer[Server]) []Document {
 	var list []Document
 	for _, d := range view.Documents {
 		list = append(list, Document{Name: d.Name, Can: d.Can, Long: d.Long,
 			Render: func(_ context.Context, ref ops.Ref, w io.Writer) error {
-				return d.Render(w, &view.Source{Library: lib, Image: ref})
+				return d.Render(w, &view.Source{Library: lib, Image: ref, Live: live.Load().Live(ref)})
 			}})
 	}
 	return list

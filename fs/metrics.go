@@ -58,7 +58,12 @@ func writeMetric(w io.Writer, name, help, kind string, value int64) error {
 // panicked answers a request whose handler panicked. The library recovers the
 // panics of an image itself, and poisons that image.
 func (m *mount) panicked(what any) fuse.Status {
-	m.opts.Panics.Add(1)
-	m.log.WithField("stack", string(debug.Stack())).Errorf("broken invariant: %v", what)
+	m.brokenInvariant("request", what, debug.Stack())
 	return fuse.EIO
+}
+
+// brokenInvariant counts a panic that was recovered.
+func (m *mount) brokenInvariant(where string, what any, stack []byte) {
+	m.opts.Panics.Add(1)
+	m.log.WithField("stack", string(stack)).Errorf("%s: broken invariant: %v", where, what)
 }

@@ -39,6 +39,7 @@ type mount struct {
 	owner   fuse.Owner
 	dev     uint64          // device number of the mount
 	ctx     context.Context // ends with the mount: operations stop then
+	jobs    *ops.Jobs
 	counted counters
 	started time.Time
 
@@ -48,6 +49,7 @@ type mount struct {
 		controls map[controlKey]*controlState
 		sizes    map[sizeKey]knownSize
 		lastOps  map[string]*ops.Answer // by the image's path
+		turn     int                    // of the last answer
 		lastGen  uint32                 // the last generation given to a view
 		log      [logLines][]byte
 		logNext  int // where the next line goes
@@ -75,6 +77,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 	m := newMount(o)
 	s := &Server{m: m, done: make(chan struct{})}
 	m.ctx, s.cancel = context.WithCancel(ctx)
+	m.jobs = ops.NewJobs(m.ctx, m.brokenInvariant)
 	raw := gofs.NewNodeFS(&dir{m: m}, &gofs.Options{
 		MountOptions:    m.mountOptions(),
 		NullPermissions: true,

@@ -12,6 +12,7 @@ func (m *mount) service() *table {
 	return m.serviceTable(serviceName, func(context.Context) ([]row, error) {
 		rows := []row{
 			subTable("help", m.serviceTable(serviceName+"/help", m.helpRows)),
+			subTable("jobs", m.serviceTable(serviceName+"/jobs", m.jobsRows)),
 			small("log", m.text(m.renderLog)),
 			small("metrics", m.text(m.renderMetrics)),
 		}

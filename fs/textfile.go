@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"io"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -23,9 +24,10 @@ type textFile struct {
 	render func(io.Writer) error // what an open shows
 	long   bool                  // too long to be rendered for a stat
 	key    sizeKey               // of a document about an image: zero for others
+	until  <-chan struct{}       // if not nil, the first read waits for its end and renders then
 	// run executes one request and answers what the handle shows from then on;
 	// nil for a document.
-	run func(ctx context.Context, caller fuse.Caller, request []byte) ([]byte, error)
+	run func(ctx context.Context, caller fuse.Caller, request []byte) (*spool, error)
 }
 
 var (
@@ -41,13 +43,15 @@ var (
 // textHandle is one open of a small file.
 type textHandle struct {
 	doc  *spool
+	once sync.Once              // renders doc where that waits for the first read
+	err  error                  // of that rendering
 	last atomic.Pointer[answer] // to the last request on this handle; nil: none yet
 }
 
-// answer is what a handle shows after a request: text, from the file position
+// answer is what a handle shows after a request: a document, from the file position
 // where that write ended, so that the same descriptor reads it without a seek.
 type answer struct {
-	text []byte
+	doc  *spool
 	base int64
 }
 
@@ -92,9 +96,18 @@ func (t *textFile) Getattr(_ context.Context, f gofs.FileHandle, out *fuse.AttrO
 func (t *textFile) size(f gofs.FileHandle, st *ops.FileStat) int64 {
 	if h, ok := f.(*textHandle); ok {
 		if a := h.last.Load(); a != nil {
-			return a.base + int64(len(a.text))
+			return a.base + a.doc.size
 		}
-		return h.doc.size
+		if t.until == nil {
+			return h.doc.size
+		}
+	}
+	if t.until != nil {
+		select {
+		case <-t.until:
+		default:
+			return 0
+		}
 	}
 	if n, ok := t.m.knownSize(t.key, st); ok || t.long {
 		return n
@@ -178,7 +191,7 @@ func (t *textFile) Open(_ context.Context, flags uint32) (gofs.FileHandle, uint3
 		return nil, 0, syscall.EACCES
 	}
 	h := &textHandle{doc: &spool{}}
-	if flags&syscall.O_ACCMODE != syscall.O_WRONLY {
+	if t.until == nil && flags&syscall.O_ACCMODE != syscall.O_WRONLY {
 		if err := t.render(h.doc); err != nil {
 			t.m.discard(h.doc)
 			return nil, 0, errno(err)
@@ -196,33 +209,53 @@ func (m *mount) discard(s *spool) {
 
 // Read implements [gofs.NodeReader]. After a request the file position counts
 // from the end of that write; who seeks back to the start reads from the start.
-func (t *textFile) Read(_ context.Context, f gofs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+func (t *textFile) Read(ctx context.Context, f gofs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	h, ok := f.(*textHandle)
 	if !ok {
 		return nil, syscall.EBADF
 	}
+	doc := h.doc
 	if a := h.last.Load(); a != nil {
-		return fuse.ReadResultData(a.read(h, dest, off)), 0
+		doc, off = a.at(h, off)
+	} else if err := t.await(ctx, h); err != nil {
+		return nil, errno(err)
 	}
-	n, err := h.doc.ReadAt(dest, off)
+	n, err := doc.ReadAt(dest, off)
 	if err != nil && err != io.EOF {
 		return nil, errno(err)
 	}
 	return fuse.ReadResultData(dest[:n]), 0
 }
 
-// read copies from the answer. A reader in front of the base has moved its
-// position: from there on the answer stands at 0.
-func (a *answer) read(h *textHandle, dest []byte, off int64) []byte {
+// at is where a read at off begins in the answer. A reader in front of the base has
+// moved its position: from there on the answer stands at 0.
+func (a *answer) at(h *textHandle, off int64) (*spool, int64) {
 	if off < a.base {
-		a = &answer{text: a.text}
+		a = &answer{doc: a.doc}
 		h.last.Store(a)
 	}
-	off -= a.base
-	if off >= int64(len(a.text)) {
+	return a.doc, off - a.base
+}
+
+// await waits for what the file shows, unless it is there already. A fatal signal
+// to the reader ends the wait, with EINTR. The end of the mount ends what is waited
+// for.
+func (t *textFile) await(ctx context.Context, h *textHandle) error {
+	if t.until == nil {
 		return nil
 	}
-	return dest[:copy(dest, a.text[off:])]
+	wait, cancel := t.m.underWriter(ctx)
+	defer cancel()
+	select {
+	case <-t.until:
+	case <-wait.Done():
+		if t.m.ctx.Err() == nil {
+			return syscall.EINTR
+		}
+		<-t.until
+	}
+	h.once.Do(func() { h.err = t.render(h.doc) })
+	return h.err
 }
 
 // Write implements [gofs.NodeWriter]: one write(2) is one request, executed
@@ -242,12 +275,12 @@ func (t *textFile) Write(ctx context.Context, f gofs.FileHandle, data []byte, of
 	}
 	run, cancel := t.m.underWriter(ctx)
 	defer cancel()
-	text, err := t.run(run, *caller, data)
+	doc, err := t.run(run, *caller, data)
 	base := off
 	if err == nil {
 		base += int64(len(data))
 	}
-	h.last.Store(&answer{text: text, base: base})
+	h.last.Store(&answer{doc: doc, base: base})
 	if err != nil {
 		return 0, errno(err)
 	}

@@ -17,6 +17,7 @@ func (s *Server) serve() {
 	defer close(s.done)
 	s.fuse.Serve()
 	s.cancel()
+	s.m.jobs.Close()
 	s.m.closeAll()
 }
 
@@ -50,13 +51,14 @@ func (s *Server) Detach() error {
 	return nil
 }
 
-// Shutdown ends the service whoever uses it: running operations are asked to
-// stop, what the kernel holds of written bytes is fetched and flushed, the mount
+// Shutdown ends the service whoever uses it: running operations are cancelled and
+// waited for, what the kernel holds of written bytes is fetched and flushed, the mount
 // goes. It reports what could not be made durable. When files are still open
 // the mount is only detached; what their users do next fails once the process
 // has ended.
 func (s *Server) Shutdown() error {
 	s.cancel()
+	s.m.jobs.Close()
 	err := s.m.flushAll()
 	if s.Unmount() == nil {
 		s.Wait()

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -12,32 +14,59 @@ import (
 // Field is one name and value of an answer.
 type Field struct {
 	Name  string
-	Value any // anything that encoding/json renders
+	Value any // [Streamed], or anything that encoding/json renders
 }
 
 // Fields are in the order in which a reader sees them.
 type Fields []Field
 
 // Answer is the result of one request, in the service's terms. Its JSON form
-// always holds Operation and ReturnValue; after a failure also Error (a
+// always holds Operation and ReturnValue, and Job where it ran as one; after a
+// failure also Error (a
 // sentence), Errno (the symbol) and JobCompletionStatusCode: the HRESULT as a
 // JSON number (0xC03A000D is 3225026573), 0 where the service has none.
 type Answer struct {
 	Operation string
+	Job       int64 // 0: none
+	Started   bool  // the job goes on: nothing is known of its end
 	Fields    Fields
 	Err       error
 }
 
-// ReturnValue is the service's number for the outcome; 0 is success.
-func (a Answer) ReturnValue() uint32 { return Classify(a.Err).Return }
+// jobStarted is the service's number for what goes on as a job.
+const jobStarted = 4096
+
+// ReturnValue is the service's number for the outcome; 0 is success, 4096 a job
+// that goes on.
+func (a Answer) ReturnValue() uint32 {
+	if a.Started {
+		return jobStarted
+	}
+	return Classify(a.Err).Return
+}
+
+// Warned tells whether an operation that succeeded has a list of warnings in its
+// field of that name.
+func (a Answer) Warned() bool {
+	for _, f := range a.Fields {
+		if list, ok := f.Value.([]string); ok && f.Name == "Warnings" {
+			return len(list) > 0
+		}
+	}
+	return false
+}
 
 // Sentence is the failure for people: what is wrong, then what to do. Empty
 // after success.
 func (a Answer) Sentence() string { return Sentence(a.Err) }
 
-// MarshalJSON implements [json.Marshaler].
-func (a Answer) MarshalJSON() ([]byte, error) {
+// WriteJSON writes the answer as one JSON object on one line, without holding it
+// in memory where fields are [Streamed].
+func (a Answer) WriteJSON(w io.Writer) error {
 	all := Fields{{"Operation", a.Operation}, {"ReturnValue", a.ReturnValue()}}
+	if a.Job != 0 {
+		all = append(all, Field{"Job", strconv.FormatInt(a.Job, 10)})
+	}
 	all = append(all, a.Fields...)
 	if a.Err != nil {
 		all = append(all,
@@ -45,31 +74,62 @@ func (a Answer) MarshalJSON() ([]byte, error) {
 			Field{"Errno", Errno(a.Err)},
 			Field{"JobCompletionStatusCode", uint32(StatusOf(a.Err))})
 	}
-	return all.MarshalJSON()
+	return all.WriteJSON(w)
 }
 
-// MarshalJSON implements [json.Marshaler]: an object in the order of the fields.
-func (f Fields) MarshalJSON() ([]byte, error) {
+// MarshalJSON implements [json.Marshaler].
+func (a Answer) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
-	b.WriteByte('{')
-	for i, field := range f {
-		if i > 0 {
-			b.WriteByte(',')
-		}
+	err := a.WriteJSON(&b)
+	return b.Bytes(), err
+}
+
+// Streamed is the value of a field that may be too long to be held as JSON.
+type Streamed interface {
+	// WriteJSON writes one JSON value. It may be called again, and later.
+	WriteJSON(w io.Writer) error
+}
+
+// WriteJSON writes an object in the order of the fields.
+func (f Fields) WriteJSON(w io.Writer) error {
+	before := "{"
+	for _, field := range f {
 		name, err := json.Marshal(field.Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		value, err := json.Marshal(field.Value)
-		if err != nil {
-			return nil, err
+		if _, err := io.WriteString(w, before+string(name)+":"); err != nil {
+			return err
 		}
-		b.Write(name)
-		b.WriteByte(':')
-		b.Write(value)
+		if err := field.writeValue(w); err != nil {
+			return err
+		}
+		before = ","
 	}
-	b.WriteByte('}')
-	return b.Bytes(), nil
+	if len(f) > 0 {
+		before = ""
+	}
+	_, err := io.WriteString(w, before+"}")
+	return err
+}
+
+func (f Field) writeValue(w io.Writer) error {
+	if s, ok := f.Value.(Streamed); ok {
+		return s.WriteJSON(w)
+	}
+	b, err := json.Marshal(f.Value)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (f Fields) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	err := f.WriteJSON(&b)
+	return b.Bytes(), err
 }
 
 // Errno is the symbol of the errno that err has for the file system, such as
@@ -100,6 +160,7 @@ var advice = []struct {
 	{ErrParentMismatch, "The file found is not the one this image was made on, or it was written since; chain.json shows both ids."},
 	{ErrCycle, "An image cannot be its own ancestor; chain.json shows the loop."},
 	{ErrCorrupt, "Run check for all findings; nothing was changed."},
+	{errOperates, "Wait for its end, or cancel it; .vhdfs/jobs shows what runs."},
 	{ErrBusy, "Close the program that uses it and try again."},
 	{ErrPoisoned, "Close all handles and open the image again."},
 	{ErrChanged, "Another program changed the file while it was open; close all handles and open it again."},
@@ -110,11 +171,19 @@ func Sentence(err error) string {
 	if err == nil {
 		return ""
 	}
-	s := err.Error() + "."
+	if a := Advice(err); a != "" {
+		return err.Error() + ". " + a
+	}
+	return err.Error() + "."
+}
+
+// Advice says what to do about err; empty where its message is all there is to
+// say.
+func Advice(err error) string {
 	for _, a := range advice {
 		if errors.Is(err, a.class) {
-			return s + " " + a.text
+			return a.text
 		}
 	}
-	return s
+	return ""
 }

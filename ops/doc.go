@@ -27,5 +27,5 @@
 // mount. A function named xLocked needs its receiver's lock.
 //
 // Beside them stand locks around a few fields, under which nothing is called:
-// Cache.mu, inspectCache.mu and flushes.mu.
+// Cache.mu, inspectCache.mu, flushes.mu and Jobs.mu.
 package ops

@@ -129,7 +129,7 @@ func (h *Handle) openOptions() OpenOptions {
 }
 
 func (e *Engine) operated(name string) error {
-	return Errorf(ErrBusy, StatusOwned, "%s: %s runs on it", e.ref.Path(), name)
+	return Errorf(errOperates, StatusOwned, "%s: %s runs on it", e.ref.Path(), name)
 }
 
 // Caches is who keeps copies of the bytes of open images above the library: a
