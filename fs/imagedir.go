@@ -49,7 +49,7 @@ func (m *mount) imageRows(p string) ([]row, error) {
 		}
 	}
 	for _, op := range m.opts.Ops {
-		if !op.Service && (op.Can == nil || op.Can(found)) {
+		if !op.Service && op.Document == "" && (op.Can == nil || op.Can(found)) {
 			rows = append(rows, small(op.Name, m.control(op, ref)))
 		}
 	}

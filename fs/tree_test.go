@@ -49,7 +49,7 @@ func TestTree(t *testing.T) {
 	require.Equal(t, []string{"chain.json", "check", "convert", "fault", "long", "map.json", "panic", "partitions", "partitions.json",
 		"raw", "settings.json", "slow", "state.json", "validate"}, list(t, m.path("a.vhdx")))
 	require.Equal(t, []string{"create", "create-floppy", "help", "jobs", "log", "metrics"}, list(t, m.path(".vhdfs")))
-	require.Equal(t, []string{"check", "convert", "create", "create-floppy", "fault", "long", "panic", "slow", "validate"}, list(t, m.path(".vhdfs", "help")))
+	require.Equal(t, []string{"check", "convert", "create", "create-floppy", "fault", "long", "panic", "set", "set-parent", "slow", "validate"}, list(t, m.path(".vhdfs", "help")))
 	for _, hidden := range []string{"notes.txt", ".vhdfs-state", "sub/nothing.flat", "a.vhdx/nothing", "a.vhdx/partitions/p1"} {
 		_, err := os.Stat(m.path(hidden))
 		require.ErrorIs(t, err, os.ErrNotExist, hidden)

@@ -72,6 +72,13 @@ type Checker interface {
 	Check(ctx context.Context, report func(Anomaly)) error
 }
 
+// TableChecker is a Layer that can look whether its block table is sound, as part
+// of what [Checker] does: without reading content, so that it takes seconds for
+// the greatest disks.
+type TableChecker interface {
+	CheckTable(ctx context.Context, report func(Anomaly)) error
+}
+
 // Type is how an image stores its disk: the service's numbers.
 type Type uint16
 

@@ -169,6 +169,7 @@ func (l *Library) release(e *Engine) error {
 	l.mu.Lock()
 	e.use.refs--
 	last, chain := e.use.refs == 0, e.use.chain
+	l.freedLocked() // who waits to be alone looks at the count
 	l.mu.Unlock()
 	if !last {
 		return nil
@@ -301,6 +302,10 @@ func (l *Library) freedLocked() {
 func (l *Library) writing(id FileID) *Engine {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.writingLocked(id)
+}
+
+func (l *Library) writingLocked(id FileID) *Engine {
 	if e := l.mu.engines[id]; e != nil && e.use.refs > 0 && (e.use.writers > 0 || e.use.upgraded) {
 		return e
 	}

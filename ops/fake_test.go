@@ -26,12 +26,15 @@ type fakeImage struct {
 	Size     int64
 	Sector   uint32
 	ID       string
-	Parent   []string   // ids
-	Paths    []fakePath // recorded
-	Time     time.Time  // recorded of the parent
-	ReadOnly string
-	Broken   string // Open fails with this
-	Panics   bool   // ReadRun panics
+	Parent   []string   `json:",omitempty"` // ids
+	Paths    []fakePath `json:",omitempty"` // recorded
+	Time     time.Time  `json:",omitzero"`  // recorded of the parent
+	ReadOnly string     `json:",omitempty"`
+	Broken   string     `json:",omitempty"` // Open fails with this
+	Disk     string     `json:",omitempty"` // id of the disk
+	Physical uint32     `json:",omitempty"`
+	Findings []string   `json:",omitempty"` // of a check; those that begin with "mend" can be mended
+	Panics   bool       `json:",omitempty"` // ReadRun panics
 	number   uint16
 	blocks   map[int64]byte // sector: what it is filled with; 0 is Zero, not Absent
 }
@@ -160,7 +163,8 @@ func (l *fakeLayer) Size() int64 { return l.fakeImage.Size }
 
 func (l *fakeLayer) Info() ops.Info {
 	id, _ := ops.ParseGUID(l.ID)
-	info := ops.Info{Type: ops.Dynamic, LinkID: id, LogicalSector: l.Sector, ReadOnly: l.ReadOnly}
+	disk, _ := ops.ParseGUID(l.Disk)
+	info := ops.Info{Type: ops.Dynamic, LinkID: id, DiskID: disk, LogicalSector: l.Sector, PhysicalSector: l.Physical, ReadOnly: l.ReadOnly}
 	if l.Parent != nil {
 		info.Type = ops.Differencing
 		info.Parent = &ops.Parent{Timestamp: l.Time}

@@ -25,6 +25,12 @@ type Op struct {
 	// Plans tells that Run answers a [Plan], and changes nothing, when the request
 	// is dry. Whatever writes has to.
 	Plans bool
+	// OneOf tells that it needs an argument, though none of them is required.
+	OneOf bool
+	// Document is the document of an image that is written to run it, in place of a
+	// control file of its own: "settings.json". What is written there is that
+	// document, edited; "" for all others.
+	Document string
 	// Can tells whether images like this one have the operation; nil: all have.
 	Can func(*Found) bool
 	// Run does the work. Its fields stand in the answer on failure too: they say
@@ -34,7 +40,7 @@ type Op struct {
 }
 
 // All is the table of operations, in the order of the documentation.
-var All = []*Op{opCheck, opConvert, opCreate, opCreateFloppy, opValidate}
+var All = []*Op{opCheck, opConvert, opCreate, opCreateFloppy, opSet, opSetParent, opValidate}
 
 // Request is one call of an operation.
 type Request struct {
@@ -65,6 +71,14 @@ func (r *Request) Begin(all int64) {
 func (o *Op) Title() string {
 	if o.Method != "" {
 		return o.Method
+	}
+	return o.Name
+}
+
+// File is the name of the file that is written to run it.
+func (o *Op) File() string {
+	if o.Document != "" {
+		return o.Document
 	}
 	return o.Name
 }
@@ -132,6 +146,9 @@ func CommonUsage() string {
 
 // runsBare tells whether nothing has to be said for it to run.
 func (o *Op) runsBare() bool {
+	if o.OneOf {
+		return false
+	}
 	for _, a := range o.Args {
 		if a.Required && a.Default == "" {
 			return false

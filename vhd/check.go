@@ -27,6 +27,12 @@ func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
 	return nil
 }
 
+// CheckTable is the part of [Disk.Check] that reads no content.
+func (d *Disk) CheckTable(ctx context.Context, report func(ops.Anomaly)) error {
+	_, err := d.checkTable(ctx, report)
+	return err
+}
+
 // maxBadEntries ends the report on a table that is no table: a file may hold 64
 // Mi entries that lead nowhere.
 const maxBadEntries = 10_000

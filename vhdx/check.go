@@ -65,6 +65,11 @@ func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
 	return nil
 }
 
+// CheckTable is all of [Disk.Check], which reads no content.
+func (d *Disk) CheckTable(ctx context.Context, report func(ops.Anomaly)) error {
+	return d.Check(ctx, report)
+}
+
 func (c *checker) found(name string, s ops.Severity, i int64, format string, args ...any) {
 	c.report(ops.Anomaly{
 		Name: name, Severity: s, Where: fmt.Sprintf("bat entry %d", i), Text: fmt.Sprintf(format, args...),

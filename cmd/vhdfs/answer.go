@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"vhdfs/ops"
 )
@@ -27,9 +29,7 @@ func answerText(w io.Writer, op string, answer []byte) error {
 			failed = true
 		case "Operation", "ReturnValue", "Errno", "JobCompletionStatusCode":
 		default:
-			if v, ok := scalar(f.Value); ok {
-				list = append(list, [2]string{f.Name, v})
-			}
+			list = append(list, flat(f.Name, f.Value)...)
 		}
 	}
 	if !failed && len(list) == 0 {
@@ -61,6 +61,26 @@ func fieldsOf(answer []byte) (ops.Fields, error) {
 	return fields, nil
 }
 
+// flat is a value as lines: what an object holds under dotted names, what a list
+// holds under one name.
+func flat(name string, v any) [][2]string {
+	if s, ok := scalar(v); ok {
+		return [][2]string{{name, s}}
+	}
+	var lines [][2]string
+	switch v := v.(type) {
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			lines = append(lines, flat(name+"."+key, v[key])...)
+		}
+	case []any:
+		for _, e := range v {
+			lines = append(lines, flat(name, e)...)
+		}
+	}
+	return lines
+}
+
 func scalar(v any) (string, bool) {
 	switch v := v.(type) {
 	case string:
@@ -74,11 +94,30 @@ func scalar(v any) (string, bool) {
 }
 
 func checkText(w io.Writer, answer []byte) error {
-	var a struct{ Images []ops.Report }
+	var a struct {
+		Images, Left []ops.Report
+		Mended       []ops.Anomaly
+	}
 	if err := json.Unmarshal(answer, &a); err != nil {
 		return err
 	}
-	for _, im := range a.Images {
+	if err := reportText(w, a.Images); err != nil || a.Mended == nil {
+		return err
+	}
+	fmt.Fprintf(w, "%d mended\n", len(a.Mended))
+	t := columns(w)
+	for _, f := range a.Mended {
+		fmt.Fprintf(t, "  %s\t%s\t%s\n", f.Name, printable(f.Where), printable(f.Text))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "left:")
+	return reportText(w, a.Left)
+}
+
+func reportText(w io.Writer, reports []ops.Report) error {
+	for _, im := range reports {
 		fmt.Fprintf(w, "%s: %d errors, %d warnings, %d notes\n", printable(im.Path), im.Errors, im.Warnings, im.Notes)
 		t := columns(w)
 		for _, f := range im.Anomalies {

@@ -32,7 +32,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 }
 
 var (
-	anomalyName = regexp.MustCompile(`"((?:vhdx|vhd|vhds|iso|vfd|part|chain|image)(?:\.[a-z0-9-]+)+)"`)
+	anomalyName = regexp.MustCompile(`"((?:vhdx|vhd|vhds|iso|vfd|part|chain|image|profile)(?:\.[a-z0-9-]+)+)"`)
 	anomalyRow  = regexp.MustCompile(`(?m)^\| ([a-z0-9.-]+\.[a-z0-9-]+) \| (note|warning|error) \| `)
 	// Labels of writes look like names of anomalies; so do names of documents.
 	noAnomaly = regexp.MustCompile(`(?i)\b(sync|synclocked|truncate|putheaderlocked)\(|label|\.json|^\s*//`)

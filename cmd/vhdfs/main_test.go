@@ -167,7 +167,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"info", dir}, 2, "is a folder"},
 		{[]string{"ls", image}, 2, "is a file"},
 		{[]string{"check"}, 2, "IMAGE is missing"},
-		{[]string{"check", image, "profile=mars"}, 2, `unknown argument "profile"`},
+		{[]string{"check", image, "profile=mars"}, 2, `profile="mars": bad argument`},
 		{[]string{"mount", dir}, 2, "MNT is missing"},
 		{[]string{"mount", "--cache=fast", dir, dir}, 2, `cache="fast"`},
 		{[]string{"mount", "--cache-size=+1G", dir, dir}, 2, "cache-size"},

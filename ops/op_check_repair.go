@@ -1,0 +1,55 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// repair mends the image of a report and reports anew. Of an image in which
+// nothing was found, not even a note, nothing is opened for writing.
+//
+// Each change is in the image's undo log, durably, before it is made, so that the
+// log tells of everything that may have been changed, wherever a crash was.
+func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) {
+	mended := []Anomaly{}
+	if len(reports[0].Anomalies) == 0 {
+		return Fields{{"Mended", mended}, {"Left", reports}}, judge(reports)
+	}
+	err := r.mend(ctx, &mended)
+	fields := Fields{{"Mended", mended}}
+	left, lerr := r.checkChain(ctx)
+	if lerr == nil {
+		fields = append(fields, Field{"Left", left})
+	}
+	if err != nil || lerr != nil {
+		return fields, errors.Join(err, lerr)
+	}
+	return fields, judge(left)
+}
+
+// mend lets the format mend what it can, with the image for itself alone and
+// without its parents, which may be what is missing.
+func (r *Request) mend(ctx context.Context, mended *[]Anomaly) (err error) {
+	o, err := r.Library.Operate(r.Image, Terms{Name: nameCheck, Quiet: true, Alone: true, Repair: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.Close()) }()
+	undo := &undoLog{image: o.Image()}
+	return o.Do(func(w Writer) error {
+		repairer, ok := w.(Repairer)
+		if !ok {
+			return Errorf(errors.ErrUnsupported, StatusWrongType, "%s: an image of this kind cannot be mended", r.Image.Path())
+		}
+		return repairer.Repair(ctx, func(a Anomaly) error {
+			rec := undoRecord{Time: time.Now().UTC(), Operation: nameCheck, Mends: &a}
+			if err := undo.add(rec); err != nil {
+				return fmt.Errorf("record of %s in %s: %w", a.Name, undo.Path(), err)
+			}
+			*mended = append(*mended, a)
+			return nil
+		})
+	})
+}
