@@ -159,6 +159,8 @@ var advice = []struct {
 	{ErrParentMissing, "Put the parent where the image expects it, or name its folder with --search or --allow-parent; chain.json lists what was tried."},
 	{ErrParentMismatch, "The file found is not the one this image was made on, or it was written since; chain.json shows both ids."},
 	{ErrCycle, "An image cannot be its own ancestor; chain.json shows the loop."},
+	{errLeft, "What is left cannot be mended without guessing; convert copies what can be read."},
+	{errFindings, "repair=true mends what can be mended without guessing."},
 	{ErrCorrupt, "Run check for all findings; nothing was changed."},
 	{errOperates, "Wait for its end, or cancel it; .vhdfs/jobs shows what runs."},
 	{ErrBusy, "Close the program that uses it and try again."},

@@ -172,9 +172,11 @@ func (l *Library) weighPresent(ctx context.Context, e *Evidence, present *Link, 
 		return err
 	}
 	e.WithPresentParent = s
-	if s.Differ == nil {
+	switch {
+	case s.Places == 0:
+	case s.Differ == nil:
 		e.For = append(e.For, fmt.Sprintf("it has the bytes of the present parent %s at all of %d places", present.Ref.Path(), s.Places))
-	} else {
+	default:
 		e.Against = append(e.Against, fmt.Sprintf("it differs from the present parent %s at byte %d of the disk", present.Ref.Path(), *s.Differ))
 	}
 	return nil

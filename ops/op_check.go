@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // MaxFindings bounds the anomalies that a check lists for one image: enough for
@@ -68,11 +69,17 @@ func runCheck(ctx context.Context, r *Request) (Fields, error) {
 		more, err := r.repair(ctx, reports)
 		return append(fields, more...), err
 	}
-	return fields, judge(reports)
+	return fields, judge(reports, errFindings)
 }
 
-// judge is the outcome of a check.
-func judge(reports []Report) error {
+// Outcomes of a check, as kinds of [ErrCorrupt] with advice of their own.
+var (
+	errFindings = errors.New("has findings")
+	errLeft     = errors.New("has findings that are left")
+)
+
+// judge is the outcome of a check; why is one of its kinds.
+func judge(reports []Report, why error) error {
 	bad := 0
 	for i := range reports {
 		bad += reports[i].bad()
@@ -80,8 +87,20 @@ func judge(reports []Report) error {
 	if bad == 0 {
 		return nil
 	}
-	return Corruptf(0, "check: %d findings in %d images", bad, len(reports))
+	return &findings{bad, len(reports), why}
 }
+
+// findings is the failure of a check.
+type findings struct {
+	bad, images int
+	why         error
+}
+
+func (f *findings) Error() string {
+	return fmt.Sprintf("check: %d findings in %d images: %v", f.bad, f.images, ErrCorrupt)
+}
+
+func (f *findings) Unwrap() []error { return []error{ErrCorrupt, f.why} }
 
 // checkChain reports on the image and every parent as far as they are found.
 func (r *Request) checkChain(ctx context.Context) ([]Report, error) {

@@ -15,7 +15,7 @@ import (
 func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) {
 	mended := []Anomaly{}
 	if len(reports[0].Anomalies) == 0 {
-		return Fields{{"Mended", mended}, {"Left", reports}}, judge(reports)
+		return Fields{{"Mended", mended}, {"Left", reports}}, judge(reports, errLeft)
 	}
 	err := r.mend(ctx, &mended)
 	fields := Fields{{"Mended", mended}}
@@ -26,7 +26,7 @@ func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) 
 	if err != nil || lerr != nil {
 		return fields, errors.Join(err, lerr)
 	}
-	return fields, judge(left)
+	return fields, judge(left, errLeft)
 }
 
 // mend lets the format mend what it can, with the image for itself alone and

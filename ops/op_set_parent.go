@@ -159,7 +159,11 @@ func (r *Request) setParent(ctx context.Context, p *newParent, ignore bool) (Fie
 	var fields Fields
 	if !matches || r.Dry {
 		e := weighHeaders(child, found)
-		if err := r.Library.weighContent(ctx, e, child.Ref, found.Ref, r.present(child)); err != nil {
+		present := r.present(child)
+		if present != nil && present.Found.itself().Stat.ID == found.Stat.ID {
+			present = nil
+		}
+		if err := r.Library.weighContent(ctx, e, child.Ref, found.Ref, present); err != nil {
 			return nil, err
 		}
 		fields = Fields{{"Evidence", e}}
