@@ -74,4 +74,5 @@ type CreateParent struct {
 	NextID    GUID      // a second LinkID that is accepted while a merge is under way; zero: none
 	Relative  string    // slash path from the child's directory, "./p.vhdx" or "../d/p.vhdx"
 	Absolute  string    // host path
+	Volume    string    // \\?\Volume{…}\ path, to put back what Windows wrote; "": none
 }

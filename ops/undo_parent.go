@@ -11,9 +11,8 @@ import (
 // that a crash or a failure kept from taking place is passed over; ErrChanged
 // where something else changed the record since.
 //
-// Ids, time stamp, and the first relative and the first absolute path are put
-// back; a volume path, which means something on one machine of Windows alone, and
-// further copies of a path are not.
+// Ids, time stamp, and the first path of each kind are put back; further copies of
+// a path, which some VHDs have, are not.
 func (r *Request) undoParent(child *Found) (Fields, error) {
 	if r.Args.Has("ParentPath") || r.Args.Has("LeafPath") || r.Args.Bool("IgnoreIDMismatch") {
 		return nil, Errorf(ErrUsage, 0, "set-parent: undo=true puts back what was recorded, and takes no parent, leaf and ignoreidmismatch")
@@ -73,7 +72,7 @@ func (r *parentRecord) create() CreateParent {
 	if r.Timestamp != nil {
 		p.Timestamp = *r.Timestamp
 	}
-	p.Relative = strings.ReplaceAll(r.first(PathRelative), `\`, "/")
+	p.Relative, p.Volume = strings.ReplaceAll(r.first(PathRelative), `\`, "/"), r.first(PathVolume)
 	if p.Absolute = r.first(PathAbsolute); p.Relative == "" && p.Absolute == "" {
 		p.Relative = strings.ReplaceAll(r.first(PathName), `\`, "/")
 	}

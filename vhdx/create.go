@@ -186,7 +186,7 @@ func (c *creation) metadataRegion() error {
 	return err
 }
 
-// newLocator records a parent as Windows does, volume path aside.
+// newLocator records a parent as Windows does.
 func newLocator(p *ops.CreateParent) locator {
 	l := locator{{keyLinkage, "{" + p.LinkID.String() + "}"}}
 	if p.Relative != "" {
@@ -194,6 +194,9 @@ func newLocator(p *ops.CreateParent) locator {
 	}
 	if p.Absolute != "" {
 		l = append(l, keyValue{keyAbsolute, windowsPath(p.Absolute)})
+	}
+	if p.Volume != "" {
+		l = append(l, keyValue{keyVolume, windowsPath(p.Volume)})
 	}
 	return l
 }
