@@ -44,9 +44,14 @@ func (m *mount) imageRows(p string) ([]row, error) {
 		}})
 	}
 	for _, d := range m.opts.Image {
-		if d.Can == nil || d.Can(found) {
-			rows = append(rows, small(d.Name, m.document(d, ref)))
+		if d.Can != nil && !d.Can(found) {
+			continue
 		}
+		f := m.document(d, ref)
+		if op := m.writes(d, found); op != nil {
+			f = m.edited(d, op, ref)
+		}
+		rows = append(rows, small(d.Name, f))
 	}
 	for _, op := range m.opts.Ops {
 		if !op.Service && op.Document == "" && (op.Can == nil || op.Can(found)) {

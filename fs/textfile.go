@@ -28,6 +28,9 @@ type textFile struct {
 	// run executes one request and answers what the handle shows from then on;
 	// nil for a document.
 	run func(ctx context.Context, caller fuse.Caller, request []byte) (*spool, error)
+	// gather makes a request of several writes, and is nil where each is one. It
+	// answers nil while more is to come.
+	gather func(h *textHandle, data []byte) []byte
 }
 
 var (
@@ -46,6 +49,9 @@ type textHandle struct {
 	once sync.Once              // renders doc where that waits for the first read
 	err  error                  // of that rendering
 	last atomic.Pointer[answer] // to the last request on this handle; nil: none yet
+	// pending is what was written and is no request yet. The kernel sends the writes
+	// of a file one after the other.
+	pending []byte
 }
 
 // answer is what a handle shows after a request: a document, from the file position
@@ -273,9 +279,15 @@ func (t *textFile) Write(ctx context.Context, f gofs.FileHandle, data []byte, of
 	if len(data) == 0 {
 		return 0, 0
 	}
+	request := data
+	if t.gather != nil {
+		if request = t.gather(h, data); request == nil {
+			return uint32(len(data)), 0
+		}
+	}
 	run, cancel := t.m.underWriter(ctx)
 	defer cancel()
-	doc, err := t.run(run, *caller, data)
+	doc, err := t.run(run, *caller, request)
 	base := off
 	if err == nil {
 		base += int64(len(data))
@@ -298,6 +310,9 @@ func (t *textFile) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno
 // Release implements [gofs.NodeReleaser].
 func (t *textFile) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
 	if h, ok := f.(*textHandle); ok {
+		if n := len(h.pending); n > 0 {
+			t.m.log.WithField("file", t.key.image+"/"+t.key.name).Warnf("%d bytes that are no whole request were dropped", n)
+		}
 		t.m.discard(h.doc)
 	}
 	return 0

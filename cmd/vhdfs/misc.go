@@ -103,7 +103,11 @@ func operationTable() string {
 		if method == "" {
 			method = "goes beyond it"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", op.Name, args, op.Brief, method)
+		name := "`" + op.Name + "`"
+		if op.Document != "" {
+			name += ", in a mount by writing `" + op.Document + "`"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, args, op.Brief, method)
 	}
 	b.WriteString(tableEnd)
 	return b.String()

@@ -108,7 +108,7 @@ func (m mounted) do(_ context.Context, op *ops.Op, words []string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(string(m), op.Name), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(string(m), op.File()), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
