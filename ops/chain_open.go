@@ -69,7 +69,7 @@ func (l *Library) follow(e *Engine) (*Chain, error) {
 		}
 		var parent *Engine
 		if err == nil {
-			of := &Found{Ref: last.ref, Stat: last.stat, Format: last.format, Size: size, Info: info, Leaf: last.ref}
+			of := &Found{Ref: last.ref, Stat: last.since(), Format: last.format, Size: size, Info: info, Leaf: last.ref}
 			parent, err = l.openParent(res, child{found: of, below: below})
 		}
 		if err != nil {
@@ -102,8 +102,11 @@ func (l *Library) openParent(res *resolver, c child) (*Engine, error) {
 		err = errReplaced(ref, c)
 	}
 	if err == nil {
+		err = l.askMergeOfParent(p, info.LinkID, c.found)
+	}
+	if err == nil {
 		err = l.whenFree(func() error {
-			if p.use.alone {
+			if p.use.alone || p.use.merge.shutsChild(c.found.Stat.ID) {
 				return p.operated(p.use.operation)
 			}
 			if p.use.writers > 0 {

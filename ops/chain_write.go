@@ -52,6 +52,31 @@ func (e *Engine) upgrade(r Ref, a Access, o OpenOptions) error {
 	return old.Close()
 }
 
+// downgrade ends the write session in place: the engine reads from then on, as
+// if it had just been opened. The locks for writing stay until it is closed: they
+// cannot be given back without a moment in which anybody may write.
+func (e *Engine) downgrade() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.refusalLocked(); err != nil || e.mu.writer == nil {
+		return err
+	}
+	var closed error
+	e.lib.guard("close "+e.ref.Path(), &closed, func() { closed = e.mu.writer.Close() })
+	layer, err := e.newLayer(heldFile{e.file}, OpenOptions{})
+	if err != nil {
+		err = Wrapf(err, ErrPoisoned, 0, "%s cannot be opened again", e.ref.Path())
+		e.dead.CompareAndSwap(nil, &err)
+		return errors.Join(closed, err)
+	}
+	e.mu.layer, e.mu.writer = layer, nil
+	st, err := e.file.Stat()
+	if err == nil {
+		e.stat = st
+	}
+	return errors.Join(closed, err)
+}
+
 // refuseWriteLocked says why nothing can be written.
 func (e *Engine) refuseWriteLocked() error {
 	if p := e.poison.Load(); p != nil {

@@ -170,7 +170,13 @@ func (l *Library) openStill(r Ref) (*Handle, error) {
 		err = ask(h.engine.id)
 	}
 	if err == nil {
+		err = h.askMergeForCopy()
+	}
+	if err == nil {
 		err = l.whenFree(func() error {
+			if h.engine.use.merge != nil {
+				return h.engine.operated(h.engine.use.operation)
+			}
 			if h.engine.use.writers > 0 {
 				return Errorf(ErrBusy, StatusParentOpen, "%s is open for writing", r.Path())
 			}

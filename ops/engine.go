@@ -17,7 +17,7 @@ type Engine struct {
 	ref    Ref // the name that opened it
 	format *Format
 	file   File     // holds the locks until the engine is closed
-	stat   FileStat // when it was opened
+	stat   FileStat // when it was opened for reading; guarded by mu
 	sector int64    // logical sector size in bytes
 
 	opened chan struct{} // closed when err is decided
@@ -25,17 +25,18 @@ type Engine struct {
 	gone   chan struct{} // closed when the locks are given back
 
 	use struct { // guarded by Library.mu
-		refs       int    // chains and handles; 0: closing
-		named      int    // handles by a name of the file itself
-		writers    int    // handles for writing, or about to be
-		admitted   int    // of these that were found to be allowed
-		upgraded   bool   // there was a writer: the file may lag behind
-		setWriters int    // of these through a set
-		children   int    // chains that read through it
-		still      int    // operations that keep writers out
-		operation  string // the one that works on it, "" without
-		alone      bool   // that operation keeps everybody out
-		chain      *Chain // of the handles, nil before the first
+		refs       int       // chains and handles; 0: closing
+		named      int       // handles by a name of the file itself
+		writers    int       // handles for writing, or about to be
+		admitted   int       // of these that were found to be allowed
+		upgraded   bool      // there was a writer: the file may lag behind
+		setWriters int       // of these through a set
+		children   int       // chains that read through it
+		still      int       // operations that keep writers out
+		operation  string    // the one that works on it, "" without
+		alone      bool      // that operation keeps everybody out
+		merge      *mergeUse // what it is in a merge under way, nil in none
+		chain      *Chain    // of the handles, nil before the first
 	}
 	mu struct {
 		sync.RWMutex
@@ -244,6 +245,13 @@ func (e *Engine) unchangedLocked(now FileStat) error {
 	}
 	return Errorf(ErrChanged, StatusIDMismatch, "%s: was %d bytes written at %s, is %d bytes written at %s; it can be opened again when it is closed everywhere",
 		e.ref.Path(), e.stat.Size, e.stat.Mtime.UTC().Format(time.RFC3339Nano), now.Size, now.Mtime.UTC().Format(time.RFC3339Nano))
+}
+
+// since is what the file looked like when it was opened, or last written here.
+func (e *Engine) since() FileStat {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.stat
 }
 
 // describe is the present state of the open image.

@@ -46,7 +46,11 @@ func (h *Handle) open(r Ref, a Access) error {
 		return err
 	}
 	h.engine = e
-	if err := h.enter(); err != nil {
+	err = h.askMerge()
+	if err == nil {
+		err = h.enter()
+	}
+	if err != nil {
 		return errors.Join(err, l.release(e))
 	}
 	if h.terms == nil || !h.terms.Alone {
@@ -103,7 +107,7 @@ func (h *Handle) enterLocked() error {
 		return Errorf(ErrBusy, StatusOwned, "%s: its set is open for writing", e.ref.Path())
 	case h.set != nil && h.write && use.named > 0:
 		return Errorf(ErrBusy, StatusOwned, "%s is open by its own name", e.ref.Path())
-	case use.alone:
+	case use.alone, use.merge.shuts():
 		return e.operated(use.operation)
 	case h.write && use.still > 0:
 		return Errorf(ErrBusy, StatusParentOpen, "%s is read by an operation", e.ref.Path())
@@ -124,7 +128,7 @@ func (h *Handle) countLocked(by int) {
 	if h.set == nil {
 		use.named += by
 	}
-	if h.write {
+	if h.write && !h.quiet() {
 		use.writers += by
 	}
 	if h.write && h.set != nil {
@@ -179,7 +183,7 @@ func (h *Handle) mayWrite() error {
 	if info.ReadOnly != "" && (h.terms == nil || !h.terms.Repair) {
 		return Errorf(ErrReadOnly, 0, "%s: %s", h.ref.Path(), info.ReadOnly)
 	}
-	if err := h.askLinks(&Found{Ref: h.ref, Stat: e.stat, Format: e.format, Size: size, Info: info, Leaf: h.ref}); err != nil {
+	if err := h.askLinks(&Found{Ref: h.ref, Stat: e.since(), Format: e.format, Size: size, Info: info, Leaf: h.ref}); err != nil {
 		return err
 	}
 	if ask := h.lib.opts.BeforeWrite; ask != nil {

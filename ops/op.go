@@ -40,7 +40,7 @@ type Op struct {
 }
 
 // All is the table of operations, in the order of the documentation.
-var All = []*Op{opCheck, opConvert, opCreate, opCreateFloppy, opSet, opSetParent, opValidate}
+var All = []*Op{opCheck, opConvert, opCreate, opCreateFloppy, opMerge, opSet, opSetParent, opValidate}
 
 // Request is one call of an operation.
 type Request struct {

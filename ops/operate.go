@@ -16,6 +16,8 @@ type Terms struct {
 	Alone bool
 	// Repair opens what says that it must not be written.
 	Repair bool
+
+	merge GUID // the merge that it belongs to
 }
 
 // Operation is an image in the hands of one operation: a handle that is open for

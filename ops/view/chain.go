@@ -9,6 +9,8 @@ type Chain struct {
 	Images []ChainImage
 	Error  string `json:",omitempty"` // why it is not whole
 	Errno  string `json:",omitempty"`
+
+	PendingMerge *PendingMerge `json:",omitempty"`
 }
 
 // ChainImage is one image of a chain with its link to the next.

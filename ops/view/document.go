@@ -75,7 +75,9 @@ func renderChain(w io.Writer, s *Source) error {
 	if err != nil {
 		return err
 	}
-	return Encode(w, NewChain(links))
+	c := NewChain(links)
+	c.PendingMerge = pendingMerge(s.Library, links)
+	return Encode(w, c)
 }
 
 func renderState(w io.Writer, s *Source) error {

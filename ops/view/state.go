@@ -30,6 +30,7 @@ type State struct {
 	LogState       string
 	ReadOnlyReason string `json:",omitempty"` // why it cannot be opened for writing
 	LastOperation  *ops.Answer
+	PendingMerge   *PendingMerge `json:",omitempty"`
 	Anomalies      []ops.Anomaly
 	Error          string `json:",omitempty"` // why raw cannot be opened
 	Errno          string `json:",omitempty"`
@@ -119,7 +120,9 @@ func (s *Source) state() (*State, error) {
 			return nil, err
 		}
 	}
-	return NewState(links, m, s.Live), nil
+	state := NewState(links, m, s.Live)
+	state.PendingMerge = pendingMerge(s.Library, links)
+	return state, nil
 }
 
 func (s *Source) children() ([]string, error) {
