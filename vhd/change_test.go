@@ -25,6 +25,8 @@ type changeTest struct {
 	twice func(w ops.Writer) error
 	// also must hold in each state; nil: nothing.
 	also func(image []byte) error
+	// zeroParent says that the parent is zeros: absent sectors are no others.
+	zeroParent bool
 	// changes says that the image describes itself otherwise afterwards.
 	changes bool
 }
@@ -53,6 +55,9 @@ func lookAt(s *crash.Subject, h *sim.Host) (string, error) {
 func (c changeTest) prepare(t testing.TB) (*crash.Subject, *crash.Prepared) {
 	t.Helper()
 	s, p := crashSubject(t, c.image)
+	if c.zeroParent {
+		s.Differencing, p.History = false, crash.NewHistory(false)
+	}
 	for _, w := range c.image.Writes {
 		p.History.Hold(w.Off, w.Data)
 	}

@@ -148,18 +148,32 @@ func (w *writer) end() error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	_, err := w.cutLocked()
+	return err
+}
+
+// cutLocked ends the file in a footer behind the last block and behind the session's
+// floor. It waits for the flush that gives space back. A crash leaves the length as
+// it was, with the footer there, or the new one.
+func (w *writer) cutLocked() (cut bool, err error) {
 	s := &w.session
 	to := w.footerAt(max(s.next, s.floor-footerSize))
 	if !s.scanned || to >= s.tail {
-		return nil
+		return false, nil
 	}
 	if _, err := w.file.WriteAt(w.foot.raw[:], to); err != nil {
-		return err
+		s.stale = max(s.stale, to+footerSize)
+		return false, err
 	}
 	if err := w.syncLocked("vhd.trim"); err != nil {
-		return err
+		return false, err
 	}
-	return w.file.Truncate(to+footerSize, "vhd.trim")
+	s.stale = max(s.stale, to+footerSize)
+	if err := w.file.Truncate(to+footerSize, "vhd.trim"); err != nil {
+		return false, err
+	}
+	s.tail, w.lay.end, s.stale = to, to, to+footerSize
+	return true, nil
 }
 
 var _ ops.Writer = (*writer)(nil)

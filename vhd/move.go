@@ -57,18 +57,16 @@ func (w *writer) dropLocked(b int64) error {
 	return nil
 }
 
-// dropBatmapLocked takes blktap's map of full blocks out of the file, durably,
-// before it is no longer true: its bits say that a block is full whatever becomes
-// of the block.
+// dropBatmapLocked takes blktap's map of full blocks out of the file with the next
+// flush, whose first sync is before anything happens that makes it untrue: its bits
+// say that a block is full whatever becomes of the block.
 func (w *writer) dropBatmapLocked() error {
 	for i, s := range w.lay.spans {
 		if s.what != batmapName {
 			continue
 		}
+		w.changed.Store(true)
 		if _, err := w.file.WriteAt(make([]byte, len(batmapCookie)), s.off); err != nil {
-			return err
-		}
-		if err := w.syncLocked("vhd.batmap"); err != nil {
 			return err
 		}
 		lay := *w.lay

@@ -51,7 +51,8 @@ func (w *writer) CanResize(size int64) error {
 // Resize makes the disk larger; see [ops.Resizer]. The order:
 //
 //	zeros behind the old end; unused entries for blocks behind it; flush
-//	room behind the table: blocks move to the end, each as in moveBlock; flush
+//	room behind the table: blktap's map there loses its cookie, blocks move to the
+//	end, each as in moveBlockLocked; flush
 //	unused entries in that room                      no header says so yet
 //	header, copy at 0, end footer                    as in replaceHeaderLocked
 //

@@ -28,7 +28,17 @@ type scanVisit struct {
 	// gap, if not nil, takes the space that nothing uses before the last block or
 	// structure, in the order of the file.
 	gap func(g gap) error
+	// block, if not nil, takes each good block, in the order of the file.
+	block func(b, at int64) error
+	// gone are blocks that are taken for unused.
+	gone blockSet
 }
+
+// blockSet is a set of blocks, a bit for each of the table: 8 MiB at most.
+type blockSet []uint64
+
+func (s blockSet) has(b int64) bool { return s != nil && s[b/64]&(1<<(b%64)) != 0 }
+func (s blockSet) add(b int64)      { s[b/64] |= 1 << (b % 64) }
 
 // gap is a range of the file that nothing uses.
 type gap struct {
@@ -52,7 +62,7 @@ func (d *Disk) scanLocked(ctx context.Context, visit scanVisit) (tableScan, erro
 	last := entryAt{at: -1}
 	window := scanWindow * d.stride()
 	for lo := int64(0); ; lo += window {
-		found, more, err := d.windowLocked(ctx, lo, lo+window, visit.bad)
+		found, more, err := d.windowLocked(ctx, lo, lo+window, visit)
 		if err != nil {
 			return s.tableScan, err
 		}
@@ -64,7 +74,7 @@ func (d *Disk) scanLocked(ctx context.Context, visit scanVisit) (tableScan, erro
 					return s.tableScan, err
 				}
 			}
-			if err := s.passBlock(e.at, e.at+d.stride()); err != nil {
+			if err := s.passBlock(e, e.at+d.stride()); err != nil {
 				return s.tableScan, err
 			}
 			last = e
@@ -76,11 +86,14 @@ func (d *Disk) scanLocked(ctx context.Context, visit scanVisit) (tableScan, erro
 	}
 }
 
-func (s *scan) passBlock(at, end int64) error {
-	if err := s.passStructures(at); err != nil {
+func (s *scan) passBlock(e entryAt, end int64) error {
+	if err := s.passStructures(e.at); err != nil {
 		return err
 	}
-	return s.pass(at, end, false)
+	if err := s.pass(e.at, end, false); err != nil || s.visit.block == nil {
+		return err
+	}
+	return s.visit.block(e.b, e.at)
 }
 
 // passStructures meets the structures that start before off.
@@ -113,7 +126,7 @@ type entryAt struct{ b, at int64 }
 
 // windowLocked collects the entries of good blocks that start in [lo, hi); more
 // says that others start later. Bad ones are reported in the first window.
-func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, bad func(int64, error) error) (found []entryAt, more bool, err error) {
+func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, visit scanVisit) (found []entryAt, more bool, err error) {
 	page := make([]byte, tablePage)
 	for b := int64(0); b < int64(d.head.entries); b++ {
 		if b%(tablePage/4) == 0 {
@@ -129,7 +142,7 @@ func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, bad func(int64, e
 		if p, ok := d.pendingEntryLocked(b); ok {
 			s = p
 		}
-		if s == unused {
+		if s == unused || visit.gone.has(b) {
 			continue
 		}
 		at := int64(s) * sectorSize
@@ -140,7 +153,7 @@ func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, bad func(int64, e
 			if lo > 0 {
 				continue
 			}
-			if err := bad(b, err); err != nil {
+			if err := visit.bad(b, err); err != nil {
 				return nil, false, err
 			}
 			continue

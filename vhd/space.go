@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"context"
+	"errors"
 
 	"vhdfs/ops"
 )
@@ -13,14 +14,7 @@ func (w *writer) placeLocked(n, from int64) (at int64, err error) {
 	if err := w.scanOnceLocked(); err != nil {
 		return 0, err
 	}
-	at = -1
-	_, err = w.scanLocked(context.Background(), scanVisit{bad: failOn, gap: func(g gap) error {
-		if off := max(g.off, from); at < 0 && g.end-off >= n {
-			at = off
-		}
-		return nil
-	}})
-	if err != nil || at >= 0 {
+	if at, err = w.gapLocked(n, from); err != nil || at >= 0 {
 		return at, err
 	}
 	at = roundUp(max(w.session.next, from), sectorSize)
@@ -31,6 +25,23 @@ func (w *writer) placeLocked(n, from int64) (at int64, err error) {
 	}
 	w.session.stale = max(w.session.stale, at+n) // should it be given up again
 	return at, nil
+}
+
+// gapLocked is the first place at byte from or later in a gap of n bytes, -1 when
+// there is none.
+func (w *writer) gapLocked(n, from int64) (at int64, err error) {
+	at = -1
+	_, err = w.scanLocked(context.Background(), scanVisit{bad: failOn, gap: func(g gap) error {
+		if off := max(g.off, from); g.end-off >= n {
+			at = off
+			return errEnough
+		}
+		return nil
+	}})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return at, err
 }
 
 // freeLocked tells whether nothing uses [off, off+n).

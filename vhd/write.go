@@ -188,9 +188,9 @@ func (w *writer) announceLocked(b, at, in, n int64) error {
 	return nil
 }
 
-// Zero makes whole sectors zeros; see [ops.Writer]. A block cannot be taken out
-// of the table safely, because there is no free map and no journal: it stays,
-// and with unmap the host gets its space back.
+// Zero makes whole sectors zeros; see [ops.Writer]. The block stays, and with
+// unmap the host gets its space back: only [writer.Compact] takes blocks out of the
+// table.
 func (w *writer) Zero(off, n int64, unmap bool) error {
 	if err := checkSectors(off, n, w.Size()); err != nil {
 		return err
