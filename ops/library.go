@@ -135,6 +135,7 @@ type Link struct {
 	WantIDs  []GUID       // ids that it records
 	Passed   []Candidate  // candidates for its parent that were looked at and not taken
 	Warnings []string     // such as a VHD's time stamp mismatch
+	Likely   []Likely     // where the parent is not found: files that may be it, the likeliest first
 	Err      error        // why the chain ends here although it should go on
 }
 
@@ -158,6 +159,8 @@ type GraphNode struct {
 	Parent   string   // path of the parent found; "" for a root or when it is missing
 	Rule     Rule     // how it was found
 	Err      error    // why the parent is not there
+	ChainErr error    // why the image cannot be read: Err, or that of an ancestor; nil when it can
+	Depth    int      // images of its chain, as far as they are found; itself is 1
 	Children []string // paths of images whose parent is this very file with the recorded id
 	SameID   []string // paths of other images with the same LinkID
 }

@@ -44,6 +44,7 @@ func (l *Library) ChainOf(r Ref) ([]Link, error) {
 		last.Passed = passed
 		if err != nil {
 			last.Err = err
+			last.Likely = res.likely(last.Found.itself(), err)
 			return chain, nil
 		}
 		last.Warnings = got.warnings
@@ -175,57 +176,4 @@ func (r *resolver) owner(leaf FileID) (*Found, error) {
 		}
 	}
 	return nil, nil
-}
-
-// Graph is every image of the folder with its links.
-func (l *Library) Graph() (*Graph, error) {
-	r := &resolver{lib: l}
-	if err := r.scan(); err != nil {
-		return nil, err
-	}
-	g := &Graph{}
-	children := map[FileID][]string{}
-	for _, f := range r.index {
-		n := GraphNode{Ref: f.Ref, Found: f}
-		if f.Set == nil && f.Err == nil {
-			n.SameID = r.sameID(f)
-			if f.Info.Parent != nil {
-				r.link(&n, children)
-			}
-		}
-		if f.Ref.Dir.Path(".") == l.opts.Top.Path(".") {
-			g.Images = append(g.Images, n)
-		}
-	}
-	for i := range g.Images {
-		n := &g.Images[i]
-		if n.Found.Set == nil {
-			n.Children = children[n.Found.Stat.ID]
-		}
-	}
-	return g, nil
-}
-
-// link fills in the parent of a node and notes the node as a child of it.
-func (r *resolver) link(n *GraphNode, children map[FileID][]string) {
-	got, _, err := r.resolve(child{found: n.Found, below: []FileID{n.Found.Stat.ID}})
-	if err != nil {
-		n.Err = err
-		return
-	}
-	n.Parent, n.Rule = got.found.Ref.Path(), got.rule
-	id := got.found.Stat.ID
-	children[id] = append(children[id], n.Ref.Path())
-}
-
-// sameID lists the other files with the link id of f: copies, whose children
-// cannot be told apart by id.
-func (r *resolver) sameID(f *Found) []string {
-	var list []string
-	for _, o := range r.byLink[f.Info.LinkID] {
-		if o.Stat.ID != f.Stat.ID && o.Format.Number == f.Format.Number && !f.Info.LinkID.IsZero() {
-			list = append(list, o.Ref.Path())
-		}
-	}
-	return list
 }

@@ -183,6 +183,81 @@ func TestChildrenAndGraph(t *testing.T) {
 	require.ErrorIs(t, nodes["/vms/stale.avhdx"].Err, ops.ErrParentMismatch)
 	require.Equal(t, []string{"/vms/twin.vhdx"}, nodes["/vms/orphan.avhdx"].SameID)
 	require.ErrorIs(t, nodes["/vms/junk.vhdx"].Found.Err, ops.ErrCorrupt)
+	require.Equal(t, 3, nodes["/vms/a2.avhdx"].Depth)
+	require.NoError(t, nodes["/vms/a2.avhdx"].ChainErr)
+}
+
+// A link may hold and lead to one that does not, or round in a circle; a parent
+// outside the folders that are scanned is asked for its own.
+func TestGraphFollowsChains(t *testing.T) {
+	w := newWorld(t)
+	child := func(path string, id, parent int, stored string) {
+		w.image(path, fakeImage{ID: guid(id), Parent: []string{guid(parent)}, Paths: []fakePath{{ops.PathRelative, stored}}})
+	}
+	child("/vms/orphan.avhdx", 2, 77, "gone.vhdx")
+	child("/vms/below.avhdx", 3, 2, "orphan.avhdx")
+	child("/vms/one.avhdx", 4, 5, "two.avhdx")
+	child("/vms/two.avhdx", 5, 4, "one.avhdx")
+	child("/vms/into.avhdx", 6, 5, "two.avhdx")
+	child("/allow/far.avhdx", 8, 78, "gone.vhdx")
+	w.image("/vms/far.avhdx", fakeImage{ID: guid(9), Parent: []string{guid(8)}, Paths: []fakePath{{ops.PathAbsolute, "/allow/far.avhdx"}}})
+	w.put("/vms/s.vhds", []byte("set:below.avhdx"))
+	g, err := w.lib.Graph()
+	require.NoError(t, err)
+	for _, n := range g.Images {
+		want, depth := error(ops.ErrParentMissing), 2
+		switch n.Ref.Name {
+		case "orphan.avhdx":
+			depth = 1
+		case "one.avhdx", "two.avhdx":
+			want = ops.ErrCycle
+		case "into.avhdx":
+			want, depth = ops.ErrCycle, 3
+		}
+		require.ErrorIs(t, n.ChainErr, want, n.Ref.Name)
+		require.Equal(t, depth, n.Depth, n.Ref.Name)
+		require.Equal(t, n.Ref.Name == "orphan.avhdx", n.Err != nil, n.Ref.Name)
+	}
+}
+
+// Where a parent is not found, the files that may be it are named, and none that
+// cannot be.
+func TestLikelyParents(t *testing.T) {
+	w := newWorld(t)
+	im := func(id int, disk string, parents ...string) fakeImage {
+		return fakeImage{ID: guid(id), Disk: disk, Parent: parents}
+	}
+	own := recorded(`C:\vms\Base.vhdx`)
+	own.Disk = guid(50)
+	w.image("/vms/c.avhdx", own)
+	w.image("/vms/written.vhdx", im(2, guid(50)))
+	w.image("/search/BASE.vhdx", im(3, guid(60)))
+	w.image("/vms/base.vhdx", im(4, guid(50)))
+	w.image("/vms/brother.avhdx", im(5, guid(50), guid(1)))
+	w.image("/vms/child.avhdx", im(6, guid(50), guid(100)))
+	w.image("/vms/stranger.vhdx", im(7, guid(70)))
+	big := im(8, guid(50))
+	big.Sector = 4096
+	w.image("/vms/big.vhdx", big)
+	links, err := w.lib.ChainOf(w.lib.Top("c.avhdx"))
+	require.NoError(t, err)
+	require.ErrorIs(t, links[0].Err, ops.ErrParentMismatch)
+	got := map[string][]string{}
+	for _, y := range links[0].Likely {
+		got[y.Found.Ref.Path()] = y.Why
+	}
+	require.Equal(t, map[string][]string{
+		"/vms/base.vhdx":    {"the same VirtualDiskId", "a recorded name", "the same size"},
+		"/vms/written.vhdx": {"the same VirtualDiskId", "the same size"},
+		"/search/BASE.vhdx": {"a recorded name", "the same size"},
+	}, got)
+	require.Equal(t, "/vms/base.vhdx", links[0].Likely[0].Found.Ref.Path())
+	require.NoError(t, w.ask("set-parent", "c.avhdx", "base.vhdx ignoreidmismatch=true").Err)
+	links, err = w.lib.ChainOf(w.lib.Top("c.avhdx"))
+	require.NoError(t, err)
+	require.Empty(t, links[0].Likely)
+	require.Equal(t, undoFile, links[0].Found.UndoRecord())
+	require.Empty(t, links[1].Found.UndoRecord())
 }
 
 func paths(refs []ops.Ref) []string {

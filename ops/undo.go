@@ -73,6 +73,16 @@ func (u *undoLog) file() string {
 // Path is the absolute host path of the log.
 func (u *undoLog) Path() string { return u.image.Dir.Path(u.file()) }
 
+// UndoRecord is the absolute host path of what is kept to undo changes of an
+// image, of a set's active disk, "" where nothing is.
+func (f *Found) UndoRecord() string {
+	u := &undoLog{image: f.itself().Ref}
+	if _, err := u.image.Dir.Stat(u.file()); err != nil {
+		return ""
+	}
+	return u.Path()
+}
+
 // add makes a record durable. After a crash there is
 //
 //	state folder, file    nothing, or an empty log

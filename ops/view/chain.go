@@ -19,6 +19,7 @@ type ChainImage struct {
 	Format        string
 	Type          string
 	Size          int64
+	Modified      *string  // when the file was written last
 	FoundBy       ops.Rule `json:",omitempty"` // how its child's record led here
 	Identifier    ops.GUID // what a child must record
 	VirtualDiskId ops.GUID
@@ -30,11 +31,13 @@ type ChainImage struct {
 type ParentLink struct {
 	StoredPaths       []StoredPath
 	StoredIdentifiers []ops.GUID
-	Path              string // found; "" when none was
+	StoredTimestamp   *string `json:",omitempty"` // of the parent, where the format stores it
+	Path              string  // found; "" when none was
 	FoundBy           ops.Rule
 	Identifier        ops.GUID // of the file found
 	Holds             bool
 	PassedOver        []PassedOver `json:",omitempty"`
+	Likely            []Likely     `json:",omitempty"` // where none was found: what may be it, for set-parent
 	Warnings          []string     `json:",omitempty"`
 	Error             string       `json:",omitempty"`
 	Errno             string       `json:",omitempty"`
@@ -53,6 +56,16 @@ type PassedOver struct {
 	Rule       ops.Rule
 	Identifier ops.GUID
 	Why        string
+}
+
+// Likely is a file that may be a parent that is not found.
+type Likely struct {
+	Path          string
+	Identifier    ops.GUID
+	VirtualDiskId ops.GUID
+	Size          int64
+	Modified      *string
+	Why           []string // what speaks for it
 }
 
 // NewChain makes it from a chain, the image itself first.
@@ -78,6 +91,7 @@ func newChainImage(l, next *ops.Link) ChainImage {
 		Format:        formatName(f),
 		Type:          f.Info.Type.String(),
 		Size:          f.Size,
+		Modified:      DateTime(f.Stat.Mtime),
 		FoundBy:       l.Rule,
 		Identifier:    f.Info.LinkID,
 		VirtualDiskId: f.Info.DiskID,
@@ -94,6 +108,12 @@ func newChainImage(l, next *ops.Link) ChainImage {
 		Error:             ops.Sentence(l.Err),
 		Errno:             ops.Errno(l.Err),
 		StatusCode:        uint32(ops.StatusOf(l.Err)),
+	}
+	if f.Info.Parent != nil {
+		p.StoredTimestamp = DateTime(f.Info.Parent.Timestamp)
+	}
+	for _, y := range l.Likely {
+		p.Likely = append(p.Likely, Likely{y.Found.Ref.Path(), y.Found.Info.LinkID, y.Found.Info.DiskID, y.Found.Size, DateTime(y.Found.Stat.Mtime), y.Why})
 	}
 	for _, s := range l.Stored {
 		p.StoredPaths = append(p.StoredPaths, StoredPath(s))

@@ -11,8 +11,11 @@ import (
 // what somebody who looks for trouble wants first.
 type Graph struct {
 	Images             []GraphImage
-	MissingParents     []string // images whose parent was not found
-	MismatchedParents  []string // images whose parent has another id
+	Orphans            []string // images that cannot be read because an ancestor is not there, however far up
+	MissingParents     []string // images whose own parent was not found
+	MismatchedParents  []string // images whose own parent has another id
+	UnreadableParents  []string // images whose own parent is there and cannot be opened
+	Cycles             []string // images in a chain that leads back to itself
 	DuplicateIDs       [][]string
 	UnreadableImages   []string
 	ImagesWithChildren []string
@@ -24,7 +27,11 @@ type GraphImage struct {
 	Format     string
 	Type       string
 	Size       int64
+	Allocated  int64 // what the host keeps for the file
 	Identifier ops.GUID
+	Depth      int      // images of its chain, as far as they were found
+	Leaf       string   `json:",omitempty"` // of a set: its active disk
+	Wanted     *Wanted  `json:",omitempty"` // where the parent is not there
 	Parent     string   `json:",omitempty"`
 	FoundBy    ops.Rule `json:",omitempty"`
 	Children   []string `json:",omitempty"`
@@ -32,11 +39,17 @@ type GraphImage struct {
 	Errno      string   `json:",omitempty"`
 }
 
+// Wanted is what an image records of a parent that is not there.
+type Wanted struct {
+	Identifiers []ops.GUID
+	Paths       []StoredPath
+}
+
 // NewGraph makes it from the link index.
 func NewGraph(g *ops.Graph) *Graph {
 	v := &Graph{
-		Images: make([]GraphImage, len(g.Images)), MissingParents: []string{}, MismatchedParents: []string{},
-		DuplicateIDs: [][]string{}, UnreadableImages: []string{}, ImagesWithChildren: []string{},
+		Images: make([]GraphImage, len(g.Images)), Orphans: []string{}, MissingParents: []string{}, MismatchedParents: []string{},
+		UnreadableParents: []string{}, Cycles: []string{}, DuplicateIDs: [][]string{}, UnreadableImages: []string{}, ImagesWithChildren: []string{},
 	}
 	for i := range g.Images {
 		v.add(i, &g.Images[i])
@@ -51,10 +64,20 @@ func (v *Graph) add(i int, n *ops.GraphNode) {
 	case f.Err != nil:
 		err = f.Err
 		v.UnreadableImages = append(v.UnreadableImages, path)
+	case errors.Is(n.ChainErr, ops.ErrCycle):
+		v.Cycles = append(v.Cycles, path)
 	case errors.Is(err, ops.ErrParentMismatch):
 		v.MismatchedParents = append(v.MismatchedParents, path)
-	case err != nil:
+	case errors.Is(err, ops.ErrParentMissing):
 		v.MissingParents = append(v.MissingParents, path)
+	case err != nil:
+		v.UnreadableParents = append(v.UnreadableParents, path)
+	}
+	if f.Err == nil && n.ChainErr != nil {
+		v.Orphans = append(v.Orphans, path)
+		if err == nil {
+			err = n.ChainErr
+		}
 	}
 	if len(n.Children) > 0 {
 		v.ImagesWithChildren = append(v.ImagesWithChildren, path)
@@ -64,8 +87,18 @@ func (v *Graph) add(i int, n *ops.GraphNode) {
 		v.DuplicateIDs = append(v.DuplicateIDs, append([]string{path}, n.SameID...))
 	}
 	v.Images[i] = GraphImage{
-		Path: path, Format: formatName(f), Type: f.Info.Type.String(), Size: f.Size,
+		Path: path, Format: formatName(f), Type: f.Info.Type.String(), Size: f.Size, Allocated: f.Stat.Blocks * 512, Depth: n.Depth,
 		Identifier: f.Info.LinkID, Parent: n.Parent, FoundBy: n.Rule, Children: n.Children,
 		Error: ops.Sentence(err), Errno: ops.Errno(err),
+	}
+	if f.Set != nil {
+		v.Images[i].Leaf = f.Leaf.Path()
+	}
+	if n.Err != nil && f.Info.Parent != nil {
+		w := &Wanted{Identifiers: f.Info.Parent.IDs}
+		for _, p := range f.Info.Parent.Paths {
+			w.Paths = append(w.Paths, StoredPath(p))
+		}
+		v.Images[i].Wanted = w
 	}
 }

@@ -29,6 +29,7 @@ type State struct {
 	Identifier     ops.GUID // what a child records of this image
 	LogState       string
 	ReadOnlyReason string `json:",omitempty"` // why it cannot be opened for writing
+	UndoRecord     string `json:",omitempty"` // file with what changes of the image replaced
 	LastOperation  *ops.Answer
 	PendingMerge   *PendingMerge `json:",omitempty"`
 	Anomalies      []ops.Anomaly
@@ -43,6 +44,7 @@ type Measured struct {
 	MinInternalSize         *int64
 	FragmentationPercentage *uint32
 	Children                []string
+	UndoRecord              string
 }
 
 // NewState makes it from a chain, the image itself first.
@@ -70,6 +72,7 @@ func NewState(links []ops.Link, m Measured, live Live) *State {
 		Identifier:              info.LinkID,
 		LogState:                string(info.Log),
 		ReadOnlyReason:          info.ReadOnly,
+		UndoRecord:              m.UndoRecord,
 		LastOperation:           live.LastOperation,
 		Anomalies:               append([]ops.Anomaly{}, info.Anomalies...),
 	}
@@ -103,7 +106,7 @@ func (s *Source) state() (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := Measured{FileSize: links[0].Found.Stat.Size}
+	m := Measured{FileSize: links[0].Found.Stat.Size, UndoRecord: links[0].Found.UndoRecord()}
 	if f := links[0].Found; f.Set != nil && f.Err == nil {
 		leaf, err := s.Library.Inspect(f.Leaf)
 		if err != nil {

@@ -183,7 +183,7 @@ func TestChain(t *testing.T) {
 	c := NewChain(links)
 	require.True(t, c.Whole)
 	require.Equal(t, []ChainImage{
-		{Path: "/vms/child.avhdx", Format: "vhdx", Type: "differencing", Size: 107374182400, Identifier: childID, VirtualDiskId: diskID,
+		{Path: "/vms/child.avhdx", Format: "vhdx", Type: "differencing", Size: 107374182400, Modified: DateTime(modified), Identifier: childID, VirtualDiskId: diskID,
 			Parent: &ParentLink{
 				StoredPaths:       []StoredPath{{"relative", `.\base.vhdx`}, {"absolute", `C:\vms\base.vhdx`}},
 				StoredIdentifiers: []ops.GUID{parentID},
@@ -197,7 +197,9 @@ func TestChain(t *testing.T) {
 func TestChainThatEndsEarly(t *testing.T) {
 	links := chain()[:1]
 	links[0].Err = ops.Errorf(ops.ErrParentMissing, ops.StatusParentNotFound, "base.vhdx")
+	links[0].Likely = []ops.Likely{{Found: &ops.Found{Ref: ref("copy.vhdx"), Size: 5, Info: ops.Info{LinkID: parentID, DiskID: diskID}}, Why: []string{"a recorded name"}}}
 	c := NewChain(links)
+	require.Equal(t, []Likely{{"/vms/copy.vhdx", parentID, diskID, 5, nil, []string{"a recorded name"}}}, c.Images[0].Parent.Likely)
 	require.False(t, c.Whole)
 	require.Equal(t, "ENOLINK", c.Errno)
 	p := c.Images[0].Parent
@@ -286,11 +288,23 @@ func TestGraph(t *testing.T) {
 		{Ref: ref("a.vhdx"), Found: &ops.Found{Format: vhdxLike, Info: ops.Info{Type: ops.Dynamic, LinkID: parentID}}, Children: []string{"/vms/c.vhdx"}, SameID: []string{"/vms/b.vhdx"}},
 		{Ref: ref("b.vhdx"), Found: &ops.Found{Format: vhdxLike, Info: ops.Info{Type: ops.Dynamic, LinkID: parentID}}, SameID: []string{"/vms/a.vhdx"}},
 		{Ref: ref("c.vhdx"), Found: &ops.Found{Format: vhdxLike, Info: ops.Info{Type: ops.Differencing}}, Parent: "/vms/a.vhdx", Rule: ops.RuleID},
-		{Ref: ref("d.vhd"), Found: &ops.Found{Format: vhdLike}, Err: missing},
-		{Ref: ref("e.vhd"), Found: &ops.Found{Format: vhdLike}, Err: ops.Errorf(ops.ErrParentMismatch, 0, "p")},
+		{Ref: ref("d.vhd"), Found: &ops.Found{Format: vhdLike}, Err: missing, ChainErr: missing},
+		{Ref: ref("e.vhd"), Found: &ops.Found{Format: vhdLike}, Err: ops.Errorf(ops.ErrParentMismatch, 0, "p"), ChainErr: missing},
 		{Ref: ref("f.vhd"), Found: &ops.Found{Err: ops.ErrCorrupt}, Err: missing},
+		{Ref: ref("g.avhd"), Found: &ops.Found{Format: vhdLike, Info: ops.Info{Parent: &ops.Parent{IDs: []ops.GUID{parentID}, Paths: []ops.ParentPath{{Kind: ops.PathRelative, Path: `.\d.vhd`}}}}},
+			Parent: "/vms/d.vhd", ChainErr: missing, Depth: 2},
+		{Ref: ref("h.avhd"), Found: &ops.Found{Format: vhdLike}, ChainErr: ops.Errorf(ops.ErrCycle, 0, "h")},
+		{Ref: ref("i.avhd"), Found: &ops.Found{Format: vhdLike, Info: ops.Info{Parent: &ops.Parent{IDs: []ops.GUID{childID}}}}, Err: ops.ErrCorrupt, ChainErr: ops.ErrCorrupt},
+		{Ref: ref("s.vhds"), Found: &ops.Found{Format: vhdLike, Set: &ops.Set{}, Leaf: ref("c.vhdx")}},
 	}})
-	require.Len(t, g.Images, 6)
+	require.Len(t, g.Images, 10)
+	require.Equal(t, []string{"/vms/d.vhd", "/vms/e.vhd", "/vms/g.avhd", "/vms/h.avhd", "/vms/i.avhd"}, g.Orphans)
+	require.Equal(t, []string{"/vms/h.avhd"}, g.Cycles)
+	require.Equal(t, []string{"/vms/i.avhd"}, g.UnreadableParents)
+	require.Nil(t, g.Images[6].Wanted, "its own parent is there")
+	require.Equal(t, "ENOLINK", g.Images[6].Errno)
+	require.Equal(t, &Wanted{Identifiers: []ops.GUID{childID}}, g.Images[8].Wanted)
+	require.Equal(t, "/vms/c.vhdx", g.Images[9].Leaf)
 	require.Equal(t, "/vms/a.vhdx", g.Images[2].Parent)
 	require.Equal(t, []string{"/vms/d.vhd"}, g.MissingParents)
 	require.Equal(t, []string{"/vms/e.vhd"}, g.MismatchedParents)
