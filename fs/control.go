@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
 
 	"vhdfs/ops"
 )
@@ -72,10 +73,11 @@ func (c *call) run(ctx context.Context, caller fuse.Caller, request []byte) (*sp
 		return c.refuse(r, err)
 	}
 	defer c.m.vacate(c.key)
-	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args}
+	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args, Note: c.noter(r)}
 	var end *spool // what Ended rendered; to be read when the job is done
 	r.Ended = func(j *ops.Job, a ops.Answer) int64 {
-		end = c.answer(r, a, j.Status().Submitted)
+		s := j.Status()
+		end = c.answer(r, a, s.Submitted, c.op.Changes(args) && (a.Err == nil || !s.Started.IsZero()))
 		return end.size
 	}
 	job, err := c.m.jobs.Start(ctx, *r)
@@ -97,21 +99,32 @@ func (c *call) run(ctx context.Context, caller fuse.Caller, request []byte) (*sp
 
 // refuse answers a request that did not become a job.
 func (c *call) refuse(r *ops.JobRequest, err error) (*spool, error) {
-	return c.answer(r, c.op.Refuse(err), time.Now()), err
+	return c.answer(r, c.op.Refuse(err), time.Now(), false), err
 }
 
 // answer notes the end of a request: in the counters, in the log, and for those
-// who read the control file from now on.
-func (c *call) answer(r *ops.JobRequest, a ops.Answer, began time.Time) *spool {
+// who read the control file from now on. changed tells whether files may have.
+func (c *call) answer(r *ops.JobRequest, a ops.Answer, began time.Time, changed bool) *spool {
 	m := c.m
 	m.counted.operations.Add(1)
 	if a.Err != nil {
 		m.counted.operationErrors.Add(1)
 	}
-	m.logOperation(logLine{
-		Time: began, User: r.Caller.User, Process: r.Caller.Process,
-		Operation: a.Operation, Image: c.ref.Path(), Request: r.Text,
-		ReturnValue: a.ReturnValue(), Error: a.Sentence(), Seconds: time.Since(began).Seconds(),
-	})
+	line := ops.NewLogLine(began, r.Caller, c.ref.Path(), r.Text, a)
+	m.log.WithFields(logrus.Fields{"operation": line.Operation, "image": line.Image, "uid": line.User, "error": line.Error}).Info("operation")
+	if err := m.oplog.Add(line, changed); err != nil {
+		m.log.WithError(err).Warn("the log of operations")
+	}
 	return m.remember(c.key, a)
+}
+
+// noter writes what an operation is about to do to the log.
+func (c *call) noter(r *ops.JobRequest) func(string) error {
+	return func(text string) error {
+		line := ops.LogLine{
+			Time: time.Now(), User: r.Caller.User, Process: r.Caller.Process,
+			Operation: c.op.Title(), Image: c.ref.Path(), Request: r.Text, Note: text,
+		}
+		return c.m.oplog.Add(line, true)
+	}
 }

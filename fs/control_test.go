@@ -289,22 +289,6 @@ func asNobody(t *testing.T, f func()) {
 	require.NoError(t, <-done)
 }
 
-func TestLogShowsEachOperationAsOneLine(t *testing.T) {
-	m := serve(t, terms{}, func(dir string) {
-		flatFile(t, filepath.Join(dir, "a\n%n\x1b[2J.flat"), "a", mib)
-	})
-	f, err := os.OpenFile(m.path("a\n%n\x1b[2J.flat", "validate"), os.O_WRONLY, 0)
-	require.NoError(t, err)
-	_, err = f.WriteString("what\x1b=1")
-	require.ErrorIs(t, err, syscall.EINVAL)
-	require.NoError(t, f.Close())
-	b, err := os.ReadFile(m.path(".vhdfs", "log"))
-	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(string(b), "\n"))
-	require.NotContains(t, string(b), "\x1b")
-	require.Equal(t, float64(32773), answerOf(t, b)["ReturnValue"])
-}
-
 // A panic answers EIO and is counted; the mount lives.
 func TestPanicIsAnError(t *testing.T) {
 	m := serveFlat(t, terms{}, "a", mib)

@@ -40,6 +40,7 @@ type mount struct {
 	dev     uint64          // device number of the mount
 	ctx     context.Context // ends with the mount: operations stop then
 	jobs    *ops.Jobs
+	oplog   *ops.OpLog
 	counted counters
 	started time.Time
 
@@ -51,8 +52,6 @@ type mount struct {
 		lastOps  map[string]*ops.Answer // by the image's path
 		turn     int                    // of the last answer
 		lastGen  uint32                 // the last generation given to a view
-		log      [logLines][]byte
-		logNext  int // where the next line goes
 		closed   bool
 	}
 }
@@ -113,6 +112,7 @@ func newMount(o Options) *mount {
 		ctx:     context.Background(),
 		started: time.Now(),
 	}
+	m.oplog = ops.NewOpLog(o.Library.Top(".").Dir, o.ReadOnly)
 	m.mu.disks = map[ops.FileID]*disk{}
 	m.mu.lastOps = map[string]*ops.Answer{}
 	m.mu.sizes = map[sizeKey]knownSize{}

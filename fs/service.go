@@ -13,7 +13,7 @@ func (m *mount) service() *table {
 		rows := []row{
 			subTable("help", m.serviceTable(serviceName+"/help", m.helpRows)),
 			subTable("jobs", m.serviceTable(serviceName+"/jobs", m.jobsRows)),
-			small("log", m.text(m.renderLog)),
+			small("log", m.text(m.oplog.Render)),
 			small("metrics", m.text(m.renderMetrics)),
 		}
 		for _, op := range m.opts.Ops {

@@ -44,7 +44,7 @@ func (c *call) edit(ctx context.Context, caller fuse.Caller, text []byte) (*spoo
 	case err != nil:
 		return c.refuse(r, err)
 	case request == "":
-		return c.answer(r, ops.Answer{Operation: c.op.Title(), Fields: ops.Fields{{Name: "Changed", Value: false}}}, time.Now()), nil
+		return c.answer(r, ops.Answer{Operation: c.op.Title(), Fields: ops.Fields{{Name: "Changed", Value: false}}}, time.Now(), false), nil
 	}
 	return c.run(ctx, caller, []byte(request))
 }

@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -52,6 +53,9 @@ type Request struct {
 	Named []Dir
 	// Dry asks what would be done, and for nothing to be changed.
 	Dry bool
+	// Note, if not nil, writes a line to the log of the image folder and returns when
+	// it is durable: what somebody may want to know who undoes by hand what comes.
+	Note func(text string) error
 	// Progress, if not nil, is told how many bytes of all are done, by one
 	// goroutine at a time. The first call says that what was asked for is accepted;
 	// see [Request.Begin].
@@ -65,6 +69,14 @@ func (r *Request) Begin(all int64) {
 	if r.Progress != nil {
 		r.Progress(0, all)
 	}
+}
+
+// note is [Request.Note] where there is a log.
+func (r *Request) note(format string, args ...any) error {
+	if r.Note == nil {
+		return nil
+	}
+	return r.Note(fmt.Sprintf(format, args...))
 }
 
 // Title is the name that answers carry: the service's method where it has one.

@@ -10,8 +10,8 @@ import (
 // repair mends the image of a report and reports anew. Of an image in which
 // nothing was found, not even a note, nothing is opened for writing.
 //
-// Each change is in the image's undo log, durably, before it is made, so that the
-// log tells of everything that may have been changed, wherever a crash was.
+// Each change is in the image's undo log and in the log of the folder, durably,
+// before it is made, so that they tell of everything that may have been changed, wherever a crash was.
 func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) {
 	mended := []Anomaly{}
 	if len(reports[0].Anomalies) == 0 {
@@ -47,6 +47,9 @@ func (r *Request) mend(ctx context.Context, mended *[]Anomaly) (err error) {
 			rec := undoRecord{Time: time.Now().UTC(), Operation: nameCheck, Mends: &a}
 			if err := undo.add(rec); err != nil {
 				return fmt.Errorf("record of %s in %s: %w", a.Name, undo.Path(), err)
+			}
+			if err := r.note("mends %s at %s: %s", a.Name, a.Where, a.Text); err != nil {
+				return fmt.Errorf("log: %w", err)
 			}
 			*mended = append(*mended, a)
 			return nil

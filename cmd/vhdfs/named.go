@@ -56,5 +56,5 @@ func openFolderOf(c *cli.Context, typed string) (target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &direct{folders: f, image: f.lib.Top(".")}, nil
+	return &direct{folders: f, image: f.lib.Top("."), stderr: c.App.ErrWriter}, nil
 }

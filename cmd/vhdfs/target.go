@@ -43,13 +43,14 @@ func openTarget(c *cli.Context, typed string) (target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &direct{folders: f, image: f.lib.Top(name)}, nil
+	return &direct{folders: f, image: f.lib.Top(name), stderr: c.App.ErrWriter}, nil
 }
 
 // direct is an image file, without a mount.
 type direct struct {
 	*folders
-	image ops.Ref
+	image  ops.Ref
+	stderr io.Writer
 }
 
 func (d *direct) document(w io.Writer, name string) error {
@@ -70,7 +71,8 @@ func (d *direct) do(ctx context.Context, op *ops.Op, words []string) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(op.Do(ctx, &ops.Request{Library: d.lib, Image: d.image, Args: args, Named: named}))
+	r := &request{op: op, text: strings.Join(words, " "), log: ops.NewOpLog(d.lib.Top(".").Dir, false), stderr: d.stderr}
+	return r.do(ctx, &ops.Request{Library: d.lib, Image: d.image, Args: args, Named: named})
 }
 
 // mounted is the directory of an image in a mount.

@@ -39,7 +39,11 @@ func TestCreateThroughTheMount(t *testing.T) {
 	require.Contains(t, out, "File exists")
 	out = m.Shell(t, `jq -r .Errno,.ReturnValue .vhdfs/create; test ! -e base.vhdx/create`)
 	require.Equal(t, "EEXIST\n32773", strings.TrimSpace(out))
-	require.NoDirExists(t, filepath.Join(dir, ".vhdfs-state"))
+	left, err := os.ReadDir(filepath.Join(dir, ".vhdfs-state"))
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.Equal(t, "log", left[0].Name())
+	require.Equal(t, "5", strings.TrimSpace(m.Shell(t, `wc -l < .vhdfs/log`)))
 	m.Stop(t)
 }
 
