@@ -1,12 +1,47 @@
 package ops
 
-import "io"
+import (
+	"io"
+	"sync/atomic"
+)
 
 // Chain is an image with its parents: the only code that reads through them.
 // Its methods may be called concurrently. Each holds the locks of all engines
 // from its start to its end, child before parent, so that it sees one state.
 type Chain struct {
-	layers []*Engine // the image itself first
+	now atomic.Pointer[layers] // changed by who has the first of them for itself
+}
+
+// layers are the engines of a chain, the image itself first. It never changes.
+type layers []*Engine
+
+func newChain(l layers) *Chain {
+	c := &Chain{}
+	c.now.Store(&l)
+	return c
+}
+
+// layers are those of now; the next request may see others.
+func (c *Chain) layers() layers { return *c.now.Load() }
+
+// rLock holds the layers of the chain for reading. Where they were changed while
+// it waited, it begins again.
+func (c *Chain) rLock() (layers, error) { return c.take(layers.rLock, layers.rUnlock) }
+
+// lock is rLock with the image itself for the caller alone.
+func (c *Chain) lock() (layers, error) { return c.take(layers.lock, layers.unlock) }
+
+func (c *Chain) take(lock func(layers) error, unlock func(layers)) (layers, error) {
+	for {
+		p := c.now.Load()
+		err := lock(*p)
+		if c.now.Load() == p {
+			return *p, err
+		}
+		if err == nil {
+			unlock(*p)
+		}
+	}
 }
 
 // ChainExtent is a run of one kind in the merged view of a chain.
@@ -16,55 +51,53 @@ type ChainExtent struct {
 	Hole  bool // a run of Zero that no layer says anything about
 }
 
-func (c *Chain) rLock() error {
-	for i, e := range c.layers {
+func (l layers) rLock() error {
+	for i, e := range l {
 		e.mu.RLock()
 		if err := e.refusalLocked(); err != nil {
-			c.rUnlock(i + 1)
+			l[:i+1].rUnlock()
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Chain) rUnlock(n int) {
-	for _, e := range c.layers[:n] {
+func (l layers) rUnlock() {
+	for _, e := range l {
 		e.mu.RUnlock()
 	}
 }
 
-// lock is rLock with the image itself for the caller alone.
-func (c *Chain) lock() error {
-	c.layers[0].mu.Lock()
-	err := c.layers[0].refusalLocked()
+func (l layers) lock() error {
+	l[0].mu.Lock()
+	err := l[0].refusalLocked()
 	if err == nil {
-		parents := Chain{c.layers[1:]}
-		err = parents.rLock()
+		err = l[1:].rLock()
 	}
 	if err != nil {
-		c.layers[0].mu.Unlock()
+		l[0].mu.Unlock()
 	}
 	return err
 }
 
-func (c *Chain) unlock() {
-	parents := Chain{c.layers[1:]}
-	parents.rUnlock(len(parents.layers))
-	c.layers[0].mu.Unlock()
+func (l layers) unlock() {
+	l[1:].rUnlock()
+	l[0].mu.Unlock()
 }
 
-func (c *Chain) sizeLocked() int64 { return c.layers[0].mu.layer.Size() }
+func (l layers) sizeLocked() int64 { return l[0].mu.layer.Size() }
 
 // ReadAt reads guest bytes; io.EOF with those that are there at the end.
 func (c *Chain) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, Errorf(ErrUsage, 0, "read at %d", off)
 	}
-	if err := c.rLock(); err != nil {
+	l, err := c.rLock()
+	if err != nil {
 		return 0, err
 	}
-	defer c.rUnlock(len(c.layers))
-	size := c.sizeLocked()
+	defer l.rUnlock()
+	size := l.sizeLocked()
 	if off >= size {
 		return 0, io.EOF
 	}
@@ -72,37 +105,37 @@ func (c *Chain) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > size-off {
 		p, eof = p[:size-off], io.EOF
 	}
-	n, err := c.readLocked(0, p, off)
+	n, err := l.readLocked(p, off)
 	if err != nil {
 		return n, err
 	}
 	return n, eof
 }
 
-// readLocked fills p from layer i and those below it. What none of them holds,
-// and what lies past a parent's end, is zeros.
-func (c *Chain) readLocked(i int, p []byte, off int64) (int, error) {
+// readLocked fills p from the first layer and those below it. What none of them
+// holds, and what lies past a parent's end, is zeros.
+func (l layers) readLocked(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		rest := p[done:]
 		room := int64(0)
-		if i < len(c.layers) {
-			room = c.layers[i].mu.layer.Size() - off
+		if len(l) > 0 {
+			room = l[0].mu.layer.Size() - off
 		}
 		if room <= 0 {
 			clear(rest)
 			return len(p), nil
 		}
 		rest = rest[:min(int64(len(rest)), room)]
-		n, kind, err := c.layers[i].mu.layer.ReadRun(rest, off)
+		n, kind, err := l[0].mu.layer.ReadRun(rest, off)
 		if err == nil && (n <= 0 || n > len(rest)) {
-			err = Corruptf(0, "%s: a run of %d bytes at %#x of %d", c.layers[i].ref.Path(), n, off, len(rest))
+			err = Corruptf(0, "%s: a run of %d bytes at %#x of %d", l[0].ref.Path(), n, off, len(rest))
 		}
 		if err != nil {
 			return done, atEOF(err)
 		}
 		if kind == Absent {
-			if n, err = c.readLocked(i+1, rest[:n], off); err != nil {
+			if n, err = l[1:].readLocked(rest[:n], off); err != nil {
 				return done + n, err
 			}
 		}
@@ -127,19 +160,20 @@ func (c *Chain) Extent(off, max int64) (ChainExtent, error) {
 	if off < 0 || max <= 0 {
 		return ChainExtent{}, Errorf(ErrUsage, 0, "extent of %d bytes at %d", max, off)
 	}
-	if err := c.rLock(); err != nil {
+	l, err := c.rLock()
+	if err != nil {
 		return ChainExtent{}, err
 	}
-	defer c.rUnlock(len(c.layers))
-	room := c.sizeLocked() - off
+	defer l.rUnlock()
+	room := l.sizeLocked() - off
 	if room <= 0 {
 		return ChainExtent{}, io.EOF
 	}
 	max = min(max, room)
-	run, err := c.extentLocked(0, off, max)
+	run, err := l.extentLocked(off, max)
 	for err == nil && run.Len < max {
 		var next ChainExtent
-		next, err = c.extentLocked(0, off+run.Len, max-run.Len)
+		next, err = l.extentLocked(off+run.Len, max-run.Len)
 		if err != nil || !run.continues(next) {
 			break
 		}
@@ -153,10 +187,10 @@ func (x ChainExtent) continues(next ChainExtent) bool {
 		(x.Kind != Data || x.Pos+x.Len == next.Pos)
 }
 
-// extentLocked is one piece as layer i and those below it have it.
-func (c *Chain) extentLocked(i int, off, max int64) (ChainExtent, error) {
-	for ; i < len(c.layers); i++ {
-		layer := c.layers[i].mu.layer
+// extentLocked is one piece as the layers have it.
+func (l layers) extentLocked(off, max int64) (ChainExtent, error) {
+	for i, e := range l {
+		layer := e.mu.layer
 		room := layer.Size() - off
 		if room <= 0 {
 			break
@@ -164,7 +198,7 @@ func (c *Chain) extentLocked(i int, off, max int64) (ChainExtent, error) {
 		max = min(max, room)
 		x, err := layer.Extent(off, max)
 		if err == nil && (x.Len <= 0 || x.Len > max) {
-			err = Corruptf(0, "%s: an extent of %d bytes at %#x of %d", c.layers[i].ref.Path(), x.Len, off, max)
+			err = Corruptf(0, "%s: an extent of %d bytes at %#x of %d", e.ref.Path(), x.Len, off, max)
 		}
 		if err != nil {
 			return ChainExtent{}, atEOF(err)
@@ -174,5 +208,5 @@ func (c *Chain) extentLocked(i int, off, max int64) (ChainExtent, error) {
 		}
 		max = x.Len
 	}
-	return ChainExtent{Extent{Len: max, Kind: Zero, Pos: -1}, len(c.layers) - 1, true}, nil
+	return ChainExtent{Extent{Len: max, Kind: Zero, Pos: -1}, len(l) - 1, true}, nil
 }

@@ -5,15 +5,16 @@ import "errors"
 // unchanged looks whether the parents are still what the chain was made of, and
 // still where they were. One that has no name any more is not changed by that.
 func (c *Chain) unchanged() error {
-	if err := c.rLock(); err != nil {
+	l, err := c.rLock()
+	if err != nil {
 		return err
 	}
-	defer c.rUnlock(len(c.layers))
-	return c.unchangedLocked()
+	defer l.rUnlock()
+	return l.unchangedLocked()
 }
 
-func (c *Chain) unchangedLocked() error {
-	for _, e := range c.layers[1:] {
+func (l layers) unchangedLocked() error {
+	for _, e := range l[1:] {
 		st, err := e.file.Stat()
 		if err != nil {
 			return err
@@ -23,7 +24,7 @@ func (c *Chain) unchangedLocked() error {
 		}
 		named, err := e.ref.Dir.Stat(e.ref.Name)
 		if err == nil && named.ID != e.id {
-			return Errorf(ErrChanged, StatusIDMismatch, "parent %s of %s is another file now", e.ref.Path(), c.layers[0].ref.Path())
+			return Errorf(ErrChanged, StatusIDMismatch, "parent %s of %s is another file now", e.ref.Path(), l[0].ref.Path())
 		}
 	}
 	return nil
@@ -50,21 +51,21 @@ func (l *Library) join(e *Engine) (*Chain, error) {
 	if first == nil {
 		return c, nil
 	}
-	return first, l.releaseParents(c.layers[1:])
+	return first, l.releaseParents(c.layers()[1:])
 }
 
 // follow opens the parents of an image, one after the other.
 func (l *Library) follow(e *Engine) (*Chain, error) {
-	c := &Chain{layers: []*Engine{e}}
+	c := layers{e}
 	below := []FileID{e.id}
 	res := &resolver{lib: l}
 	for {
-		last := c.layers[len(c.layers)-1]
+		last := c[len(c)-1]
 		info, size, err := last.describe()
 		if err == nil && info.Parent == nil {
-			return c, nil
+			return newChain(c), nil
 		}
-		if err == nil && len(c.layers) == MaxChain {
+		if err == nil && len(c) == MaxChain {
 			err = tooDeep(e.ref)
 		}
 		var parent *Engine
@@ -73,9 +74,9 @@ func (l *Library) follow(e *Engine) (*Chain, error) {
 			parent, err = l.openParent(res, child{found: of, below: below})
 		}
 		if err != nil {
-			return nil, errors.Join(err, l.releaseParents(c.layers[1:]))
+			return nil, errors.Join(err, l.releaseParents(c[1:]))
 		}
-		c.layers = append(c.layers, parent)
+		c = append(c, parent)
 		below = append(below, parent.id)
 	}
 }

@@ -89,56 +89,58 @@ func (e *Engine) refuseWriteLocked() error {
 }
 
 // checkWriteLocked refuses what does not lie on the disk.
-func (c *Chain) checkWriteLocked(off, n int64) error {
+func (l layers) checkWriteLocked(off, n int64) error {
 	if off < 0 || n < 0 {
 		return Errorf(ErrUsage, 0, "write of %d bytes at %d", n, off)
 	}
-	if size := c.sizeLocked(); off > size || n > size-off {
+	if size := l.sizeLocked(); off > size || n > size-off {
 		return Errorf(ErrPastEnd, 0, "write of %d bytes at %d, the disk has %d", n, off, size)
 	}
-	return c.layers[0].refuseWriteLocked()
+	return l[0].refuseWriteLocked()
 }
 
 // wholeSectors: a disk may end within a sector; then its end is one.
-func (c *Chain) wholeSectors(off, n, size int64) bool {
-	sector := c.layers[0].sector
+func (l layers) wholeSectors(off, n, size int64) bool {
+	sector := l[0].sector
 	return off%sector == 0 && (n%sector == 0 || off+n == size)
 }
 
 // forWriting runs f with the locks that a change of [off, off+n) needs: those of
 // a reader for whole sectors, the image for itself alone where sectors are read,
 // changed and written.
-func (c *Chain) forWriting(off, n int64, f func() error) error {
+func (c *Chain) forWriting(off, n int64, f func(layers) error) error {
 	done, err := c.writeShared(off, n, f)
 	if done || err != nil {
 		return err
 	}
-	if err := c.lock(); err != nil {
+	l, err := c.lock()
+	if err != nil {
 		return err
 	}
-	defer c.unlock()
-	if err := c.checkWriteLocked(off, n); err != nil {
+	defer l.unlock()
+	if err := l.checkWriteLocked(off, n); err != nil {
 		return err
 	}
-	return f()
+	return f(l)
 }
 
 // writeShared answers false when the range is not of whole sectors.
-func (c *Chain) writeShared(off, n int64, f func() error) (bool, error) {
-	if err := c.rLock(); err != nil {
+func (c *Chain) writeShared(off, n int64, f func(layers) error) (bool, error) {
+	l, err := c.rLock()
+	if err != nil {
 		return false, err
 	}
-	defer c.rUnlock(len(c.layers))
-	if err := c.checkWriteLocked(off, n); err != nil || !c.wholeSectors(off, n, c.sizeLocked()) {
+	defer l.rUnlock()
+	if err := l.checkWriteLocked(off, n); err != nil || !l.wholeSectors(off, n, l.sizeLocked()) {
 		return false, err
 	}
-	return true, f()
+	return true, f(l)
 }
 
 // WriteAt stores p at off, and answers how many bytes of it when it fails.
 func (c *Chain) WriteAt(p []byte, off int64) (n int, err error) {
-	err = c.forWriting(off, int64(len(p)), func() error {
-		n, err = c.writeLocked(p, off)
+	err = c.forWriting(off, int64(len(p)), func(l layers) error {
+		n, err = l.writeLocked(p, off)
 		return err
 	})
 	return n, err
@@ -146,8 +148,8 @@ func (c *Chain) WriteAt(p []byte, off int64) (n int, err error) {
 
 // writeLocked passes whole sectors on as they are, and reads, changes and writes
 // the others.
-func (c *Chain) writeLocked(p []byte, off int64) (int, error) {
-	w, sector, size := c.layers[0].mu.writer, c.layers[0].sector, c.sizeLocked()
+func (l layers) writeLocked(p []byte, off int64) (int, error) {
+	w, sector, size := l[0].mu.writer, l[0].sector, l.sizeLocked()
 	done := 0
 	for done < len(p) {
 		rest := p[done:]
@@ -165,7 +167,7 @@ func (c *Chain) writeLocked(p []byte, off int64) (int, error) {
 			continue
 		}
 		buf := make([]byte, min(sector, size-(off-in)))
-		if _, err := c.readLocked(0, buf, off-in); err != nil {
+		if _, err := l.readLocked(buf, off-in); err != nil {
 			return done, err
 		}
 		n := copy(buf[in:], rest)
@@ -179,43 +181,43 @@ func (c *Chain) writeLocked(p []byte, off int64) (int, error) {
 
 // Zero makes a range read as zeros.
 func (c *Chain) Zero(off, n int64, unmap bool) error {
-	return c.forWriting(off, n, func() error { return c.zeroLocked(off, n, unmap) })
+	return c.forWriting(off, n, func(l layers) error { return l.zeroLocked(off, n, unmap) })
 }
 
-func (c *Chain) zeroLocked(off, n int64, unmap bool) error {
-	sector, end := c.layers[0].sector, off+n
+func (l layers) zeroLocked(off, n int64, unmap bool) error {
+	sector, end := l[0].sector, off+n
 	first := min((off+sector-1)/sector*sector, end)
 	last := max(end/sector*sector, first)
-	if end == c.sizeLocked() {
+	if end == l.sizeLocked() {
 		last = end
 	}
 	edges := make([]byte, max(first-off, end-last))
-	if _, err := c.writeLocked(edges[:first-off], off); err != nil {
+	if _, err := l.writeLocked(edges[:first-off], off); err != nil {
 		return err
 	}
-	if err := c.zeroSectorsLocked(first, last, unmap); err != nil {
+	if err := l.zeroSectorsLocked(first, last, unmap); err != nil {
 		return err
 	}
-	_, err := c.writeLocked(edges[:end-last], last)
+	_, err := l.writeLocked(edges[:end-last], last)
 	return err
 }
 
 // zeroSectorsLocked leaves out what is zeros by the map because no image of the
 // chain holds it: a child needs no space to say so once more.
-func (c *Chain) zeroSectorsLocked(off, end int64, unmap bool) error {
-	w := c.layers[0].mu.writer
-	if len(c.layers) == 1 && off < end {
+func (l layers) zeroSectorsLocked(off, end int64, unmap bool) error {
+	w := l[0].mu.writer
+	if len(l) == 1 && off < end {
 		return w.Zero(off, end-off, unmap)
 	}
 	for off < end {
-		x, err := c.extentLocked(0, off, end-off)
+		x, err := l.extentLocked(off, end-off)
 		if err != nil {
 			return err
 		}
 		n := x.Len
 		if needless := x.Kind == Zero && x.Depth > 0; !needless {
 			for off+n < end {
-				if x, err = c.extentLocked(0, off+n, end-off-n); err != nil {
+				if x, err = l.extentLocked(off+n, end-off-n); err != nil {
 					return err
 				}
 				if x.Kind == Zero && x.Depth > 0 {
@@ -236,29 +238,34 @@ func (c *Chain) zeroSectorsLocked(off, end int64, unmap bool) error {
 // poisons the image until it is closed everywhere (contract C6); that space ran
 // out is left to the layer, which knows whether anything was lost.
 func (c *Chain) Flush() error {
-	e := c.layers[0]
-	return e.flushes.do(func() error {
-		if err := c.rLock(); err != nil {
+	return c.layers()[0].flushes.do(func() error {
+		l, err := c.rLock()
+		if err != nil {
 			return err
 		}
-		defer c.rUnlock(len(c.layers))
-		if e.mu.writer == nil {
-			return nil
-		}
-		if p := e.poison.Load(); p != nil && !errors.Is(*p, ErrChanged) {
-			return *p
-		}
-		if err := e.mu.writer.Flush(); err != nil {
-			if !outOfSpace(err) {
-				e.refuseWrites(Errorf(ErrPoisoned, 0, "%s: flush failed: %v", e.ref.Path(), err))
-			}
-			return err
-		}
-		if err := c.unchangedLocked(); err != nil {
-			e.refuseWrites(err)
-		}
-		return nil
+		defer l.rUnlock()
+		return l.flushLocked()
 	})
+}
+
+func (l layers) flushLocked() error {
+	e := l[0]
+	if e.mu.writer == nil {
+		return nil
+	}
+	if p := e.poison.Load(); p != nil && !errors.Is(*p, ErrChanged) {
+		return *p
+	}
+	if err := e.mu.writer.Flush(); err != nil {
+		if !outOfSpace(err) {
+			e.refuseWrites(Errorf(ErrPoisoned, 0, "%s: flush failed: %v", e.ref.Path(), err))
+		}
+		return err
+	}
+	if err := l.unchangedLocked(); err != nil {
+		e.refuseWrites(err)
+	}
+	return nil
 }
 
 func (e *Engine) refuseWrites(why error) { e.poison.CompareAndSwap(nil, &why) }

@@ -167,21 +167,21 @@ func (l *Library) openStill(r Ref) (*Handle, error) {
 		return nil, err
 	}
 	if ask := l.opts.BeforeWrite; ask != nil {
-		err = ask(h.engine.id)
+		err = ask(h.engine().id)
 	}
 	if err == nil {
 		err = h.askMergeForCopy()
 	}
 	if err == nil {
 		err = l.whenFree(func() error {
-			if h.engine.use.merge != nil {
-				return h.engine.operated(h.engine.use.operation)
+			if h.engine().use.merge != nil {
+				return h.engine().operated(h.engine().use.operation)
 			}
-			if h.engine.use.writers > 0 {
+			if h.engine().use.writers > 0 {
 				return Errorf(ErrBusy, StatusParentOpen, "%s is open for writing", r.Path())
 			}
 			h.still = true
-			h.engine.use.still++
+			h.engine().use.still++
 			return nil
 		})
 	}

@@ -181,7 +181,7 @@ func (l *Library) release(e *Engine) error {
 	l.mu.Unlock()
 	close(e.gone)
 	if chain != nil {
-		err = errors.Join(err, l.releaseParents(chain.layers[1:]))
+		err = errors.Join(err, l.releaseParents(chain.layers()[1:]))
 	}
 	return err
 }

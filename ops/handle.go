@@ -3,16 +3,15 @@ package ops
 import (
 	"errors"
 	iofs "io/fs"
-	"slices"
 	"sync/atomic"
 )
 
 // Handle is one user of an engine. Its methods may be called concurrently.
 type Handle struct {
 	lib      *Library
-	ref      Ref    // the name that opened it; the leaf's for a set
-	access   Access // NoFollow for a set's leaf
-	engine   *Engine
+	ref      Ref                    // the name that opened it; the leaf's for a set
+	access   Access                 // NoFollow for a set's leaf
+	at       atomic.Pointer[Engine] // see engine
 	chain    *Chain
 	set      *Found // the set through which it was opened, nil without one
 	write    bool
@@ -36,6 +35,10 @@ func (l *Library) Open(r Ref, a Access) (*Handle, error) {
 	return h, nil
 }
 
+// engine is the one that the handle is counted in; it may be another one at the
+// next call.
+func (h *Handle) engine() *Engine { return h.at.Load() }
+
 func (h *Handle) open(r Ref, a Access) error {
 	l := h.lib
 	e, err := l.acquire(r, a)
@@ -45,7 +48,7 @@ func (h *Handle) open(r Ref, a Access) error {
 	if err != nil {
 		return err
 	}
-	h.engine = e
+	h.at.Store(e)
 	err = h.askMerge()
 	if err == nil {
 		err = h.enter()
@@ -56,7 +59,7 @@ func (h *Handle) open(r Ref, a Access) error {
 	if h.terms == nil || !h.terms.Alone {
 		h.chain, err = l.join(e)
 	} else {
-		h.chain = &Chain{layers: []*Engine{e}}
+		h.chain = newChain(layers{e})
 	}
 	if err == nil && h.write {
 		err = h.beginWriting()
@@ -73,10 +76,10 @@ func (h *Handle) enter() error {
 	l := h.lib
 	if h.terms != nil {
 		l.mu.Lock()
-		other := h.engine.use.operation
+		other := h.engine().use.operation
 		l.mu.Unlock()
 		if other != "" {
-			return h.engine.operated(other)
+			return h.engine().operated(other)
 		}
 	}
 	return l.whenFree(h.enterLocked)
@@ -100,7 +103,7 @@ func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
 
 // enterLocked counts the handle, or says whose presence excludes it.
 func (h *Handle) enterLocked() error {
-	e := h.engine
+	e := h.engine()
 	use := &e.use
 	switch {
 	case h.set == nil && use.setWriters > 0:
@@ -124,7 +127,7 @@ func (h *Handle) enterLocked() error {
 }
 
 func (h *Handle) countLocked(by int) {
-	use := &h.engine.use
+	use := &h.engine().use
 	if h.set == nil {
 		use.named += by
 	}
@@ -149,7 +152,7 @@ func (h *Handle) countLocked(by int) {
 // asked is there already, and upgrades the engine. This handle is counted as a
 // writer meanwhile, so that no child comes between.
 func (h *Handle) beginWriting() error {
-	use := &h.engine.use
+	use := &h.engine().use
 	h.lib.mu.Lock()
 	asked := use.admitted > 0
 	h.lib.mu.Unlock()
@@ -158,7 +161,7 @@ func (h *Handle) beginWriting() error {
 			return err
 		}
 	}
-	if err := h.engine.upgrade(h.ref, h.access, h.openOptions()); err != nil {
+	if err := h.engine().upgrade(h.ref, h.access, h.openOptions()); err != nil {
 		return err
 	}
 	h.lib.mu.Lock()
@@ -172,7 +175,7 @@ func (h *Handle) beginWriting() error {
 }
 
 func (h *Handle) mayWrite() error {
-	e := h.engine
+	e := h.engine()
 	info, size, err := e.describe()
 	if err != nil {
 		return err
@@ -229,7 +232,7 @@ func (h *Handle) Close() error {
 	h.countLocked(-1)
 	h.lib.freedLocked()
 	h.lib.mu.Unlock()
-	return h.lib.release(h.engine)
+	return h.lib.release(h.engine())
 }
 
 // call runs one request: refused on a closed handle, and a panic in it ends the
@@ -239,9 +242,9 @@ func (h *Handle) call(what string, f func() error) error {
 		return iofs.ErrClosed
 	}
 	var err, panicked error
-	h.lib.guard(what+" "+h.engine.ref.Path(), &panicked, func() { err = f() })
+	h.lib.guard(what+" "+h.engine().ref.Path(), &panicked, func() { err = f() })
 	if panicked != nil {
-		for _, e := range h.chain.layers {
+		for _, e := range h.chain.layers() {
 			e.dead.CompareAndSwap(nil, &panicked)
 		}
 		return panicked
@@ -251,7 +254,7 @@ func (h *Handle) call(what string, f func() error) error {
 
 // Size is the virtual size in bytes.
 func (h *Handle) Size() int64 {
-	_, size, err := h.engine.describe()
+	_, size, err := h.engine().describe()
 	if err != nil {
 		return 0
 	}
@@ -260,7 +263,7 @@ func (h *Handle) Size() int64 {
 
 // Info is what the image says of itself now.
 func (h *Handle) Info() Info {
-	info, _, err := h.engine.describe()
+	info, _, err := h.engine().describe()
 	if err != nil {
 		return Info{}
 	}
@@ -320,23 +323,24 @@ func (h *Handle) Flush() error {
 }
 
 func (h *Handle) notForWriting() error {
-	return Errorf(ErrReadOnly, 0, "%s is open for reading", h.engine.ref.Path())
+	return Errorf(ErrReadOnly, 0, "%s is open for reading", h.engine().ref.Path())
 }
 
 // Layers are the refs of the chain, the image itself first.
 func (h *Handle) Layers() []Ref {
-	list := make([]Ref, len(h.chain.layers))
-	for i, e := range h.chain.layers {
+	all := h.chain.layers()
+	list := make([]Ref, len(all))
+	for i, e := range all {
 		list[i] = e.ref
 	}
-	return slices.Clip(list)
+	return list
 }
 
 // Stat is of the image's own host file.
 func (h *Handle) Stat() (FileStat, error) {
 	var st FileStat
 	err := h.call("stat", func() (err error) {
-		st, err = h.engine.file.Stat()
+		st, err = h.engine().file.Stat()
 		return err
 	})
 	return st, err

@@ -138,7 +138,7 @@ func (m *merger) cutSiblings() error {
 			if _, ok := w.(Relinker); !ok {
 				return Errorf(errors.ErrUnsupported, StatusWrongType, "%s cannot be given another parent", c.Path())
 			}
-			return m.record(o.engine, w, CreateParent{LinkID: m.rec.CutID})
+			return m.record(o.engine(), w, CreateParent{LinkID: m.rec.CutID})
 		})
 		if err := errors.Join(err, o.Close()); err != nil {
 			return err
@@ -176,7 +176,7 @@ func (m *merger) fit(ctx context.Context) error {
 
 // below is the size of the disk under the destination, 0 without one.
 func (m *merger) below() int64 {
-	layers := m.src.chain.layers
+	layers := m.src.chain.layers()
 	if len(layers) == len(m.line) {
 		return 0
 	}
@@ -200,7 +200,7 @@ func (m *merger) relink() error {
 		return err
 	}
 	for _, k := range m.kids {
-		err := k.Do(func(w Writer) error { return m.record(k.engine, w, CreateParent{LinkID: m.rec.NextID}) })
+		err := k.Do(func(w Writer) error { return m.record(k.engine(), w, CreateParent{LinkID: m.rec.NextID}) })
 		if err != nil {
 			return err
 		}

@@ -98,12 +98,12 @@ func (m *merger) chainsLocked(e *Engine, i int) error {
 		if x.use.chain == nil {
 			continue
 		}
-		at := slices.Index(x.use.chain.layers, e)
+		at := slices.Index(x.use.chain.layers(), e)
 		if at <= 0 {
 			continue
 		}
 		known++
-		if at < i || !slices.Equal(x.use.chain.layers[at-i:at], m.line[:i]) || x != m.line[0] {
+		if at < i || !slices.Equal(x.use.chain.layers()[at-i:at], m.line[:i]) || x != m.line[0] {
 			return Errorf(ErrBusy, StatusParentOpen, "%s is the parent of %s, which is open", e.ref.Path(), x.ref.Path())
 		}
 	}

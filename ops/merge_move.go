@@ -19,7 +19,7 @@ const (
 // again what was moved changes nothing.
 type mover struct {
 	lib   *Library
-	upper *Chain // the source and the disks between
+	upper layers // the source and the disks between
 	dest  *Engine
 	block int64 // of the destination, in bytes; 0 without
 
@@ -34,7 +34,7 @@ type mover struct {
 // Absent is what they leave to it; what lies past the end of a disk between is
 // zeros, whatever lies below.
 func (v *mover) extentLocked(off, max int64) (Extent, error) {
-	for i, e := range v.upper.layers {
+	for i, e := range v.upper {
 		layer := e.mu.layer
 		room := layer.Size() - off
 		if room <= 0 {
@@ -63,7 +63,7 @@ func (v *mover) extent(off, max int64) (Extent, error) {
 	if err := v.upper.rLock(); err != nil {
 		return Extent{}, err
 	}
-	defer v.upper.rUnlock(len(v.upper.layers))
+	defer v.upper.rUnlock()
 	return v.extentLocked(off, max)
 }
 
@@ -159,13 +159,13 @@ func (v *mover) read(off, max int64, buf []byte) (Extent, error) {
 	if err := v.upper.rLock(); err != nil {
 		return Extent{}, err
 	}
-	defer v.upper.rUnlock(len(v.upper.layers))
+	defer v.upper.rUnlock()
 	x, err := v.extentLocked(off, max)
 	if err != nil || x.Kind != Data {
 		return x, err
 	}
 	x.Len = min(x.Len, int64(len(buf)))
-	_, err = v.upper.readLocked(0, buf[:x.Len], off)
+	_, err = v.upper.readLocked(buf[:x.Len], off)
 	return x, err
 }
 

@@ -157,11 +157,11 @@ func (p *PendingMerge) refusal(path string) error {
 // image: the source can be used by guests as long as its content counts, the
 // destination from when it has everything, the disks between not at all.
 func (h *Handle) askMerge() error {
-	info, _, err := h.engine.describe()
+	info, _, err := h.engine().describe()
 	if err != nil {
 		return err
 	}
-	e := h.engine
+	e := h.engine()
 	p, err := h.lib.mergeOf(e.ref, e.id, info.LinkID)
 	switch {
 	case err != nil || p == nil:
@@ -197,11 +197,11 @@ func (l *Library) askMergeOfParent(p *Engine, link GUID, child *Found) error {
 // askMergeForCopy refuses a copy of, or another child for, what a broken merge
 // will remove or change.
 func (h *Handle) askMergeForCopy() error {
-	info, _, err := h.engine.describe()
+	info, _, err := h.engine().describe()
 	if err != nil {
 		return err
 	}
-	e := h.engine
+	e := h.engine()
 	p, err := h.lib.mergeOf(e.ref, e.id, info.LinkID)
 	if err != nil || p == nil || p.role == roleDestination && p.state == mergeEnded {
 		return err

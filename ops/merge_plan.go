@@ -47,13 +47,13 @@ func (r *Request) openMerge(ctx context.Context, source Ref, pending *PendingMer
 			return nil, err
 		}
 	}
-	m.mover = &mover{lib: m.lib, upper: &Chain{layers: m.line[:len(m.line)-1]}, dest: m.dest(), block: m.blockSize()}
+	m.mover = &mover{lib: m.lib, upper: layers(m.line[:len(m.line)-1]), dest: m.dest(), block: m.blockSize()}
 	return m, m.makePlan(ctx)
 }
 
 // findLine follows the chain from the source to the destination.
 func (m *merger) findLine(r *Request) error {
-	layers := m.src.chain.layers
+	layers := m.src.chain.layers()
 	if len(layers) < 2 {
 		return Errorf(errors.ErrUnsupported, StatusWrongType, "%s has no parent that it could be merged into", m.src.ref.Path())
 	}
@@ -178,7 +178,7 @@ func (m *merger) siblings(force bool) error {
 }
 
 func (m *merger) isKid(id FileID) bool {
-	return slices.ContainsFunc(m.kids, func(k *Operation) bool { return k.engine.id == id })
+	return slices.ContainsFunc(m.kids, func(k *Operation) bool { return k.engine().id == id })
 }
 
 // able asks the formats for what will be needed of them.
@@ -199,7 +199,7 @@ func (m *merger) able() error {
 			return err
 		}
 		_, ok := w.(Relinker)
-		if err := need(ok, k.engine, "another parent"); err != nil {
+		if err := need(ok, k.engine(), "another parent"); err != nil {
 			return err
 		}
 	}

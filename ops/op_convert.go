@@ -72,7 +72,7 @@ func (t *target) convertFrom(r *Request, src *Handle) error {
 	if info.Type != 0 { // not of an ISO image or a floppy
 		s.LogicalSector = info.LogicalSector
 	}
-	if s.PhysicalSector == 0 && info.Type != 0 && s.Type != Differencing && src.engine.format == t.format {
+	if s.PhysicalSector == 0 && info.Type != 0 && s.Type != Differencing && src.engine().format == t.format {
 		s.PhysicalSector = info.PhysicalSector
 	}
 	return t.settle(r, s.LogicalSector)

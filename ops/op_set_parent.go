@@ -285,7 +285,7 @@ func (l *Library) holdParent(p *newParent) (*Handle, error) {
 	if err := h.Flush(); err != nil { // of a writer that has gone
 		return nil, errors.Join(err, h.Close())
 	}
-	if h.engine.id != p.found().Stat.ID || h.Info().LinkID != p.found().Info.LinkID || h.Size() != p.found().Size {
+	if h.engine().id != p.found().Stat.ID || h.Info().LinkID != p.found().Info.LinkID || h.Size() != p.found().Size {
 		return nil, errors.Join(Errorf(ErrChanged, StatusIDMismatch, "parent=%q: %s changed meanwhile", p.typed, p.found().Ref.Path()), h.Close())
 	}
 	return h, nil

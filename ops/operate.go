@@ -53,21 +53,22 @@ func (o *Operation) Do(f func(w Writer) error) error {
 // for what takes a moment.
 func (o *Operation) DoAlone(f func(w Writer) error) error {
 	return o.call(o.terms.Name, func() error {
-		if err := o.chain.lock(); err != nil {
+		l, err := o.chain.lock()
+		if err != nil {
 			return err
 		}
-		defer o.chain.unlock()
-		if err := o.engine.refuseWriteLocked(); err != nil {
+		defer l.unlock()
+		if err := o.engine().refuseWriteLocked(); err != nil {
 			return err
 		}
-		return o.judge(f(o.engine.mu.writer))
+		return o.judge(f(o.engine().mu.writer))
 	})
 }
 
 // writer is the layer of the image. The handle keeps it open; that a library
 // closes under an operation is for its owner to avoid.
 func (o *Operation) writer() (Writer, error) {
-	e := o.engine
+	e := o.engine()
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if err := e.refusalLocked(); err != nil {
@@ -79,7 +80,7 @@ func (o *Operation) writer() (Writer, error) {
 // judge lets a layer that poisoned itself refuse writes for the engine too.
 func (o *Operation) judge(err error) error {
 	if errors.Is(err, ErrPoisoned) {
-		o.engine.refuseWrites(Errorf(ErrPoisoned, 0, "%s: %s failed: %v", o.engine.ref.Path(), o.terms.Name, err))
+		o.engine().refuseWrites(Errorf(ErrPoisoned, 0, "%s: %s failed: %v", o.engine().ref.Path(), o.terms.Name, err))
 	}
 	return err
 }
@@ -89,11 +90,11 @@ func (o *Operation) Image() Ref { return o.ref }
 
 // termsLocked says what the terms of an operation do not allow.
 func (h *Handle) termsLocked() error {
-	use, t := &h.engine.use, h.terms
-	path := h.engine.ref.Path()
+	use, t := &h.engine().use, h.terms
+	path := h.engine().ref.Path()
 	switch {
 	case use.operation != "":
-		return h.engine.operated(use.operation)
+		return h.engine().operated(use.operation)
 	case t.Alone && use.children > 0:
 		return Errorf(ErrBusy, StatusParentOpen, "%s is the parent of an image that is open", path)
 	case t.Alone && use.refs > 1:
@@ -108,7 +109,7 @@ func (h *Handle) termsLocked() error {
 
 // countOperationLocked notes that an operation begins, or that it has ended.
 func (h *Handle) countOperationLocked(begins bool) {
-	use := &h.engine.use
+	use := &h.engine().use
 	use.operation, use.alone = "", false
 	if begins {
 		use.operation, use.alone = h.terms.Name, h.terms.Alone
@@ -166,10 +167,10 @@ func (l *Library) cached() Caches {
 }
 
 // Launder makes what programs wrote through a cache above part of the image.
-func (o *Operation) Launder() error { return o.lib.cached().Launder(o.engine.id) }
+func (o *Operation) Launder() error { return o.lib.cached().Launder(o.engine().id) }
 
 // Replaced makes programs forget what they were shown of the image.
-func (o *Operation) Replaced() error { return o.lib.cached().Replaced(o.engine.id) }
+func (o *Operation) Replaced() error { return o.lib.cached().Replaced(o.engine().id) }
 
 // Resized makes programs see the image's size.
-func (o *Operation) Resized() error { return o.lib.cached().Resized(o.engine.id) }
+func (o *Operation) Resized() error { return o.lib.cached().Resized(o.engine().id) }
