@@ -24,11 +24,17 @@ func (w *writer) beginLocked() error {
 	if s.poisoned {
 		return errPoisoned
 	}
+	if err := s.refuse(); err != nil {
+		return err
+	}
 	if s.begun {
 		return nil
 	}
-	if err := w.found.unchanged(w.file); err != nil {
-		return err
+	if !s.compared {
+		if err := w.found.unchanged(w.file); err != nil {
+			return err
+		}
+		s.compared = true
 	}
 	if s.mendHead {
 		if _, err := w.file.WriteAt(w.foot.raw[:], 0); err != nil {
@@ -38,6 +44,11 @@ func (w *writer) beginLocked() error {
 			return err
 		}
 		s.mendHead = false
+	}
+	if s.rewrite {
+		if err := w.rewriteTailLocked(); err != nil {
+			return err
+		}
 	}
 	s.floor = w.found.size
 	if s.tail < 0 {
@@ -53,9 +64,22 @@ func (w *writer) beginLocked() error {
 	return nil
 }
 
+// rewriteTailLocked writes the footer over the one at the end.
+func (w *writer) rewriteTailLocked() error {
+	at := w.found.tail.off
+	if _, err := w.file.WriteAt(w.foot.raw[:], at); err != nil {
+		return err
+	}
+	if err := w.syncLocked("vhd.repair"); err != nil {
+		return err
+	}
+	w.session.tail, w.session.rewrite, w.lay.end = at, false, at
+	return nil
+}
+
 // forgiveLocked drops the anomalies that beginning has mended.
 func (w *writer) forgiveLocked() {
-	w.mu.info.Anomalies = without(w.mu.info.Anomalies, "vhd.footer.copy", "vhd.footer.end", "vhd.footer.differ")
+	w.mu.info.Anomalies = without(w.mu.info.Anomalies, footerNames...)
 }
 
 func (w *writer) syncLocked(label string) error {

@@ -12,11 +12,18 @@ type choice struct {
 	head header // not for a fixed disk
 	end  int64  // where structures and blocks have to end
 
-	tail      int64 // offset of a good end footer, -1 without one
-	mend      bool  // the first write has to restore a footer
-	cut       bool  // or to cut off what follows the footer of a fixed disk at end
-	readOnly  string
+	tail int64 // offset of a good end footer, -1 without one
+	mend bool  // the first write has to restore a footer
+	cut  bool  // or to cut off what follows the footer of a fixed disk at end
+	mending
 	anomalies []ops.Anomaly
+}
+
+// distrustFor keeps the disk from being written for a reason that repairing ends, or
+// does not.
+func (c *choice) distrustFor(reason string, mendable bool) {
+	c.mendable = mendable && (c.readOnly == "" || c.mendable)
+	c.readOnly = reason
 }
 
 func (c *choice) note(name string, sev ops.Severity, where, format string, args ...any) {
@@ -26,7 +33,7 @@ func (c *choice) note(name string, sev ops.Severity, where, format string, args 
 // choose decides which footer is in effect. The end of the file comes first; the
 // copy at 0 takes its place only when the end holds nothing, or the remains of a
 // footer that was not a fixed disk's.
-func choose(file ops.File, s *slots) (choice, error) {
+func choose(file ops.File, s *slots, repair bool) (choice, error) {
 	switch {
 	case s.tail.state == slotPoison:
 		return choice{}, s.tail.err
@@ -37,7 +44,11 @@ func choose(file ops.File, s *slots) (choice, error) {
 	case s.tail.state == slotGood && s.tail.f.typ() == ops.Fixed:
 		return chooseFixed(s)
 	case s.tail.state == slotGood:
-		return chooseTail(file, s)
+		c, err := chooseTail(file, s)
+		if repair && isCorrupt(err) {
+			return chooseFit(file, s, err)
+		}
+		return c, err
 	case s.tail.state == slotDamaged && s.tail.f.typ() == ops.Fixed:
 		return chooseDamagedFixed(s)
 	case s.head.state == slotGood && s.head.f.typ() != ops.Fixed:
@@ -56,7 +67,11 @@ func choose(file ops.File, s *slots) (choice, error) {
 	case !found:
 		return choice{}, s.tail.err
 	case stray.hangs():
-		return chooseHanging(s, &stray.slot)
+		return chooseHanging(s, &stray.slot, "all of them zeros")
+	case repair && stray.f.typ() == ops.Fixed && int64(stray.f.currentSize) == stray.off:
+		c, err := chooseHanging(s, &stray.slot, "which are no part of the disk")
+		c.distrustFor("bytes follow its footer", true)
+		return c, err
 	}
 	return choice{}, ops.Corruptf(ops.StatusFooterMissing, "vhd: footer: %d bytes follow the one at %#x, which has to end the file", s.size-stray.off-footerSize, stray.off)
 }
@@ -80,11 +95,11 @@ func (c *choice) noteFixed(where string, tail int64) {
 
 // chooseHanging takes a fixed disk's footer behind which nothing is stored: a crash
 // while the disk grew can leave the new length without the new footer.
-func chooseHanging(s *slots, hang *slot) (choice, error) {
+func chooseHanging(s *slots, hang *slot, what string) (choice, error) {
 	c := choice{f: hang.f, end: hang.off, tail: -1, cut: true}
 	c.noteFixed(hang.where, hang.off)
 	c.common(hang)
-	c.note("vhd.footer.end", ops.Warning, "footer", "%d bytes follow the one at %#x, all of them zeros", s.size-hang.off-footerSize, hang.off)
+	c.note("vhd.footer.end", ops.Warning, "footer", "%d bytes follow the one at %#x, %s", s.size-hang.off-footerSize, hang.off, what)
 	return c, nil
 }
 
@@ -122,8 +137,29 @@ func chooseTail(file ops.File, s *slots) (choice, error) {
 	default:
 		c.note("vhd.footer.differ", ops.Warning, "footer copy", "id %s, type %d, size %d; by the footer at the end id %s, type %d, size %d",
 			s.head.f.id, s.head.f.diskType, s.head.f.currentSize, c.f.id, c.f.diskType, c.f.currentSize)
-		c.readOnly = "the footers at the end and at 0 differ"
+		c.distrustFor("the footers at the end and at 0 differ", copyCannotBe(file, s, &c))
 	}
+	return c, nil
+}
+
+// copyCannotBe tells whether the file itself rules the copy at 0 out: a field, or a
+// type without a copy, or a header that does not fit it.
+func copyCannotBe(file ops.File, s *slots, c *choice) bool {
+	return s.head.state == slotBad || s.head.f.typ() == ops.Fixed || !copyFits(file, s, c)
+}
+
+// chooseFit takes the copy at 0 for a repair where the good footer at the end does
+// not fit the dynamic header, and the copy does; err says why it does not.
+func chooseFit(file ops.File, s *slots, err error) (choice, error) {
+	c := choice{f: s.head.f, end: s.tail.off, tail: -1}
+	h, herr := headFooter(file, s)
+	if herr != nil || s.head.f.dataOffset != s.tail.f.dataOffset {
+		return c, err
+	}
+	c.head, c.rewrite = h, true
+	c.common(&s.head)
+	c.note("vhd.footer.differ", ops.Warning, "footer", "%s", anomaly("", "", "", err).Text)
+	c.distrustFor("the footers at the end and at 0 differ", true)
 	return c, nil
 }
 
@@ -151,7 +187,7 @@ func chooseHead(file ops.File, s *slots) (choice, error) {
 	c.common(&s.head)
 	c.note("vhd.footer.end", ops.Warning, "footer", "%s", anomaly("", "", "", s.tail.err).Text)
 	if s.size%sectorSize != 0 {
-		c.readOnly = fmt.Sprintf("the file's length %d is no whole number of sectors", s.size)
+		c.distrustFor(fmt.Sprintf("the file's length %d is no whole number of sectors", s.size), true)
 	}
 	return c, nil
 }
@@ -177,7 +213,8 @@ func chooseDamaged(file ops.File, s *slots) (choice, error) {
 func (c *choice) distrust(s *slots) {
 	c.common(&s.tail)
 	c.note("vhd.footer.checksum", ops.Broken, s.tail.where, "%s", anomaly("", "", "", s.tail.err).Text)
-	c.readOnly = "the footer's checksum is wrong"
+	c.distrustFor("the footer's checksum is wrong", true)
+	c.rewrite = true
 }
 
 // common notes what is odd about the footer in effect.
@@ -185,11 +222,12 @@ func (c *choice) common(s *slot) {
 	f := &c.f
 	if s.len == shortFooterSize {
 		c.note("vhd.footer.short", ops.Note, s.where, "511 bytes, as before Virtual PC 2004")
-		c.readOnly = "its footer has 511 bytes"
+		c.distrustFor("its footer has 511 bytes", true)
+		c.rewrite = true
 	}
 	if f.savedState {
 		c.note("vhd.savedstate", ops.Note, s.where, "the disk belongs to the saved state of a machine")
-		c.readOnly = "the disk belongs to the saved state of a machine"
+		c.distrustFor("the disk belongs to the saved state of a machine", false)
 	}
 	if f.raw[85] != 0 {
 		c.note("vhd.footer.hidden", ops.Note, s.where, "blktap's hidden flag is %d", f.raw[85])

@@ -57,22 +57,26 @@ func open(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := choose(f, &s)
+	c, err := choose(f, &s, o.Repair)
 	if err != nil {
 		return nil, err
 	}
-	if o.Write && c.readOnly != "" {
+	write := o.Write || o.Repair
+	if write && c.readOnly != "" && !o.Repair {
 		return nil, ops.Errorf(ops.ErrReadOnly, ops.StatusWrongState, "vhd: not opened for writing: %s", c.readOnly)
+	}
+	if write && c.mendable {
+		c.f = decodeFooter(c.f.encode()) // with its checksum
 	}
 	if c.f.typ() == ops.Fixed {
 		d := newFixed(f, &c)
-		if o.Write {
-			return &fixedWriter{fixed: d, found: s, foot: c.f, tail: c.end, cut: c.cut}, nil
+		if write {
+			return &fixedWriter{fixed: d, mending: c.mending, found: s, foot: c.f, tail: c.end, cut: c.cut}, nil
 		}
 		return d, nil
 	}
 	d, err := newDisk(f, &c, o)
-	if err != nil || !o.Write {
+	if err != nil || !write {
 		return d, err
 	}
 	return newWriter(d, &c, s), nil

@@ -13,6 +13,7 @@ import (
 type fixedWriter struct {
 	*fixed
 	unsettable
+	mending        // what Repair has to do first
 	found    slots // the footer as it was when the file was opened
 	foot     footer
 	tail     int64       // byte offset of the footer
@@ -33,6 +34,9 @@ func (w *fixedWriter) begin() error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := w.refuse(); err != nil {
+		return err
+	}
 	if w.mu.begun {
 		return nil
 	}

@@ -32,6 +32,8 @@ type writer struct {
 
 // session is what the first write of a disk begins.
 type session struct {
+	mending
+	compared bool // the footers with those found at opening
 	begun    bool
 	scanned  bool
 	poisoned bool
@@ -49,8 +51,9 @@ type session struct {
 func newWriter(d *Disk, c *choice, found slots) *writer {
 	w := &writer{Disk: d, found: found}
 	d.mu.wait = newPending()
+	w.session.mending = c.mending
 	w.session.tail = c.tail
-	w.session.mendHead = c.mend && c.tail >= 0
+	w.session.mendHead = (c.mend || c.mendable) && (c.tail >= 0 || c.rewrite)
 	w.session.ahead = 1
 	return w
 }
