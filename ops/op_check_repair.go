@@ -7,17 +7,13 @@ import (
 	"time"
 )
 
-// repair mends the image of a report and reports anew. Of an image in which
-// nothing was found, not even a note, nothing is opened for writing.
+// repair mends the image of a report and reports anew.
 //
 // Each change is in the image's undo log and in the log of the folder, durably,
 // before it is made, so that they tell of everything that may have been changed, wherever a crash was.
 func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) {
 	mended := []Anomaly{}
-	if len(reports[0].Anomalies) == 0 {
-		return Fields{{"Mended", mended}, {"Left", reports}}, judge(reports, errLeft)
-	}
-	err := r.mend(ctx, &mended)
+	err := r.mend(ctx, len(reports[0].Anomalies) == 0, &mended)
 	fields := Fields{{"Mended", mended}}
 	left, lerr := r.checkChain(ctx)
 	if lerr == nil {
@@ -30,8 +26,8 @@ func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) 
 }
 
 // mend lets the format mend what it can, with the image for itself alone and
-// without its parents, which may be what is missing.
-func (r *Request) mend(ctx context.Context, mended *[]Anomaly) (err error) {
+// without its parents, which may be what is missing. A sound one is left alone.
+func (r *Request) mend(ctx context.Context, sound bool, mended *[]Anomaly) (err error) {
 	o, err := r.Library.Operate(r.Image, Terms{Name: nameCheck, Quiet: true, Alone: true, Repair: true})
 	if err != nil {
 		return err
@@ -40,7 +36,10 @@ func (r *Request) mend(ctx context.Context, mended *[]Anomaly) (err error) {
 	undo := &undoLog{image: o.Image()}
 	return o.Do(func(w Writer) error {
 		repairer, ok := w.(Repairer)
-		if !ok {
+		switch {
+		case sound:
+			return nil
+		case !ok:
 			return Errorf(errors.ErrUnsupported, StatusWrongType, "%s: an image of this kind cannot be mended", r.Image.Path())
 		}
 		return repairer.Repair(ctx, func(a Anomaly) error {

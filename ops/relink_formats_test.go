@@ -3,26 +3,34 @@ package ops_test
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
 	"vhdfs/test/crash"
 	"vhdfs/test/fixture"
+	"vhdfs/test/sim"
+	"vhdfs/vhd"
 	"vhdfs/vhdx"
 )
 
-// changingWorld has the real formats that can do what is asked here.
-func changingWorld(t *testing.T) *world {
-	w := newWorld(t)
+// realOn is a world of the real formats with what a crash left.
+func realOn(t *testing.T, h *sim.Host) *world {
+	w := worldOn(t, h)
 	o := w.options()
-	o.Formats = []*ops.Format{vhdx.Format, fakeSet()}
+	o.Formats = []*ops.Format{vhd.Format, vhdx.Format}
 	w.lib = ops.NewLibrary(o)
 	return w
 }
 
 // windowsChild records its parent as Windows does, by paths of another machine.
-func windowsChild(size int64, writes ...fixture.Write) []byte {
+func windowsChild(ext string, size int64, writes ...fixture.Write) []byte {
+	if ext == "vhd" {
+		return fixture.VHD{Size: size, Type: 4, UUID: fixture.MustGUID(guid(2)), Writes: writes,
+			Parent: &fixture.VHDParent{UUID: fixture.MustGUID(guid(1)), Timestamp: 700_000_000, Name: "base.vhd", Locators: []fixture.VHDLocator{
+				{Code: "W2ru", Path: `..\vms\base.vhd`}, {Code: "W2ku", Path: `D:\vms\base.vhd`}}}}.Bytes()
+	}
 	return fixture.VHDX{Size: size, BlockSize: 1 << 20, DataWriteGUID: fixture.MustGUID(guid(2)), Writes: writes,
 		Parent: &fixture.Locator{Entries: [][2]string{
 			{"parent_linkage", "{" + guid(1) + "}"},
@@ -32,49 +40,69 @@ func windowsChild(size int64, writes ...fixture.Write) []byte {
 		}}}.Bytes()
 }
 
+func root(ext string, size int64, id int) []byte {
+	if ext == "vhd" {
+		return fixture.VHD{Size: size, UUID: fixture.MustGUID(guid(id))}.Bytes()
+	}
+	return fixture.VHDX{Size: size, BlockSize: 1 << 20, DataWriteGUID: fixture.MustGUID(guid(id))}.Bytes()
+}
+
+func eachDisk(t *testing.T, f func(t *testing.T, ext string)) {
+	for _, ext := range []string{"vhd", "vhdx"} {
+		t.Run(ext, func(t *testing.T) { f(t, ext) })
+	}
+}
+
 // Children of a child that gets another parent do not notice: its own id stays.
 // The chain reads as it did when the parent's bytes are the same.
 func TestRelinkingKeepsTheChildsID(t *testing.T) {
-	w := changingWorld(t)
-	model := fixtureChain(w, "vhdx", 3, 512)
-	w.host.Dir("/vms/moved")
-	require.NoError(t, w.dirs["/vms"].Rename("1.vhdx", "moved/root.vhdx"))
-	b, err := w.host.ReadFile("/vms/moved/root.vhdx")
-	require.NoError(t, err)
-	h := w.open("moved/root.vhdx", ops.Read)
-	require.NoError(t, h.Close())
-	id := w.found("2.vhdx").Info.LinkID
-	require.NoError(t, w.ask("set-parent", "2.vhdx", "moved/root.vhdx").Err)
-	require.Equal(t, id, w.found("2.vhdx").Info.LinkID)
-	got, err := w.read("3.vhdx")
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(model, got))
-	after, err := w.host.ReadFile("/vms/moved/root.vhdx")
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(b, after), "the parent is not touched")
-	links, err := w.lib.ChainOf(w.lib.Top("3.vhdx"))
-	require.NoError(t, err)
-	require.Equal(t, ops.RuleRelative, links[2].Rule)
-	a := w.ask("check", "3.vhdx", "run")
-	require.NoError(t, a.Err)
+	eachDisk(t, func(t *testing.T, ext string) {
+		w := realWorld(t)
+		model := fixtureChain(w, ext, 3, 512)
+		moved := "/vms/moved/root." + ext
+		w.host.Dir("/vms/moved")
+		require.NoError(t, w.dirs["/vms"].Rename("1."+ext, "moved/root."+ext))
+		b, err := w.host.ReadFile(moved)
+		require.NoError(t, err)
+		id := w.found("2." + ext).Info.LinkID
+		require.NoError(t, w.ask("set-parent", "2."+ext, "moved/root."+ext).Err)
+		require.Equal(t, id, w.found("2."+ext).Info.LinkID)
+		got, err := w.read("3." + ext)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(model, got))
+		after, err := w.host.ReadFile(moved)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(b, after), "the parent is not touched")
+		links, err := w.lib.ChainOf(w.lib.Top("3." + ext))
+		require.NoError(t, err)
+		require.Equal(t, ops.RuleRelative, links[2].Rule)
+		require.Empty(t, links[1].Warnings)
+		require.NoError(t, w.ask("check", "3."+ext, "run").Err)
+	})
 }
 
 // What Windows wrote comes back as Windows wrote it.
 func TestUndoPutsBackWhatWindowsWrote(t *testing.T) {
-	w := changingWorld(t)
-	w.put("/vms/c.avhdx", windowsChild(8<<20))
-	w.put("/vms/sub/base.vhdx", fixture.VHDX{Size: 8 << 20, BlockSize: 1 << 20, DataWriteGUID: fixture.MustGUID(guid(1))}.Bytes())
-	before := w.found("c.avhdx").Info.Parent
-	require.Len(t, before.Paths, 3)
-	require.NoError(t, w.ask("set-parent", "c.avhdx", "sub/base.vhdx").Err)
-	require.Len(t, w.found("c.avhdx").Info.Parent.Paths, 2)
-	require.NoError(t, w.ask("set-parent", "c.avhdx", "undo=true").Err)
-	require.Equal(t, before, w.found("c.avhdx").Info.Parent)
+	eachDisk(t, func(t *testing.T, ext string) {
+		w := realWorld(t)
+		w.put("/vms/c."+ext, windowsChild(ext, 8<<20))
+		w.put("/vms/sub/new."+ext, root(ext, 8<<20, 1))
+		before := w.found("c." + ext).Info.Parent
+		require.Len(t, before.Paths, 3)
+		require.NoError(t, w.ask("set-parent", "c."+ext, "sub/new."+ext).Err)
+		now := w.found("c." + ext).Info.Parent
+		require.NotEqual(t, before, now)
+		if ext == "vhd" {
+			require.WithinDuration(t, w.found("sub/new.vhd").Stat.Mtime, now.Timestamp, time.Second)
+		}
+		require.NoError(t, w.ask("set-parent", "c."+ext, "undo=true").Err)
+		require.Equal(t, before, w.found("c."+ext).Info.Parent)
+	})
 }
 
 // Each setting of a real image, and what does not change with it.
 func TestSetOfRealImages(t *testing.T) {
-	w := changingWorld(t)
+	w := realWorld(t)
 	model := fixtureChain(w, "vhdx", 2, 512)
 	for _, request := range []string{"physical=512", "id=" + guid(99), "physical=4096"} {
 		before := w.found("1.vhdx").Info
@@ -87,38 +115,45 @@ func TestSetOfRealImages(t *testing.T) {
 		require.True(t, bytes.Equal(model, got))
 		require.NoError(t, w.ask("check", "2.vhdx", "run").Err)
 	}
+	fixtureChain(w, "vhd", 2, 512)
+	for _, request := range []string{"physical=4096", "id=" + guid(99)} {
+		a := w.ask("set", "2.vhd", request)
+		require.Equal(t, uint32(32770), a.ReturnValue())
+		require.Equal(t, ops.StatusWrongType, ops.StatusOf(a.Err))
+	}
 }
 
 // After a power cut at any moment a child of a real format has the old link or the
 // new one, whole, and the new one can be undone.
 func TestRelinkingCrashes(t *testing.T) {
-	w := changingWorld(t)
-	w.put("/vms/c.avhdx", windowsChild(3<<20, fixture.Write{Off: 1 << 20, Data: bytes.Repeat([]byte("c"), 512)}))
-	w.put("/vms/new.vhdx", fixture.VHDX{Size: 3 << 20, BlockSize: 1 << 20, DataWriteGUID: fixture.MustGUID(guid(7))}.Bytes())
-	start := w.host.Clone()
-	w.host.Record()
-	require.NoError(t, w.ask("set-parent", "c.avhdx", "new.vhdx ignoreidmismatch=true").Err)
-	r := crash.Recording{Base: start, Events: w.host.Events()}
-	counts := map[string]int{}
-	err := r.Each(1, func(s *crash.State) error {
-		h, err := s.Host()
-		if err != nil {
-			return err
-		}
-		c := worldOn(t, h)
-		o := c.options()
-		o.Formats = []*ops.Format{vhdx.Format}
-		c.lib = ops.NewLibrary(o)
-		id := c.found("c.avhdx").Info.Parent.IDs[0].String()
-		counts[id]++
-		require.Equal(t, guid(2), c.found("c.avhdx").Info.LinkID.String())
-		a := c.ask("set-parent", "c.avhdx", "undo=true")
-		require.Equal(t, id == guid(7), a.Err == nil, "%v: %s", a.Err, s)
-		require.Equal(t, guid(1), c.found("c.avhdx").Info.Parent.IDs[0].String())
-		return nil
+	eachDisk(t, func(t *testing.T, ext string) {
+		w := realWorld(t)
+		name := "c." + ext
+		w.put("/vms/"+name, windowsChild(ext, 3<<20, fixture.Write{Off: 1 << 20, Data: bytes.Repeat([]byte("c"), 512)}))
+		w.put("/vms/new."+ext, root(ext, 3<<20, 7))
+		link := w.found(name).Info.LinkID
+		start := w.host.Clone()
+		w.host.Record()
+		require.NoError(t, w.ask("set-parent", name, "new."+ext+" ignoreidmismatch=true").Err)
+		r := crash.Recording{Base: start, Events: w.host.Events()}
+		counts := map[string]int{}
+		err := r.Each(1, func(s *crash.State) error {
+			h, err := s.Host()
+			if err != nil {
+				return err
+			}
+			c := realOn(t, h)
+			id := c.found(name).Info.Parent.IDs[0].String()
+			counts[id]++
+			require.Equal(t, link, c.found(name).Info.LinkID)
+			a := c.ask("set-parent", name, "undo=true")
+			require.Equal(t, id == guid(7), a.Err == nil, "%v: %s", a.Err, s)
+			require.Equal(t, guid(1), c.found(name).Info.Parent.IDs[0].String())
+			return nil
+		})
+		require.NoError(t, err)
+		require.Len(t, counts, 2, "%v", counts)
+		require.NotZero(t, counts[guid(1)])
+		require.NotZero(t, counts[guid(7)])
 	})
-	require.NoError(t, err)
-	require.Len(t, counts, 2, "%v", counts)
-	require.NotZero(t, counts[guid(1)])
-	require.NotZero(t, counts[guid(7)])
 }
