@@ -18,10 +18,16 @@ func missing(t testing.TB, format string, args ...any) {
 	t.Skipf("needs: "+format, args...)
 }
 
+// otherName is what a program is called elsewhere: Debian 12 has 7-Zip as 7zz.
+var otherName = map[string]string{"7z": "7zz"}
+
 // Tool is the path of a program that the test runs.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
+	if other := otherName[name]; err != nil && other != "" {
+		path, err = exec.LookPath(other)
+	}
 	if err != nil {
 		missing(t, "the program %s (%v)", name, err)
 	}
