@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
+	"vhdfs/test/fixture"
 	"vhdfs/test/sim"
 )
 
@@ -102,6 +103,34 @@ func TestCheckRepairMendsOneImage(t *testing.T) {
 	a = w.ask("check", "c.avhdx", "repair=true")
 	require.Equal(t, []string{"mend again"}, texts(field(a, "Mended").([]ops.Anomaly)))
 	require.ErrorContains(t, a.Err, "1 findings in 1 images")
+}
+
+// What the formats can mend, from the finding to a sound image that reads the same.
+func TestCheckRepairOfRealImages(t *testing.T) {
+	for _, tt := range []struct {
+		name, file string
+		b          []byte
+		found      string
+		left       []string
+	}{
+		{"a footer's copy", "a.vhd", fixture.VHD{Size: 4 << 20, NoCopy: true}.Bytes(), "vhd.footer.copy", []string{}},
+		{"the footer at the end", "a.vhd", fixture.VHD{Size: 4 << 20, NoTail: true}.Bytes(), "vhd.footer.end", []string{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := realWorld(t)
+			w.put("/vms/"+tt.file, tt.b)
+			before, err := w.read(tt.file)
+			require.NoError(t, err)
+			a := w.ask("check", tt.file, "repair=true")
+			require.Contains(t, names(reports(a)[0]), tt.found)
+			require.Equal(t, tt.left, names(field(a, "Left").([]ops.Report)[0]))
+			require.Equal(t, len(tt.left) > 0, a.Err != nil)
+			require.NotEmpty(t, w.mends("/vms/.vhdfs-state/"+tt.file+".undo"))
+			after, err := w.read(tt.file)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(before, after))
+		})
+	}
 }
 
 // A change that could not be written down is not made.

@@ -231,6 +231,9 @@ func (p *CreateParent) record(child *Found) *parentRecord {
 	if p.Absolute != "" {
 		r.Paths = append(r.Paths, ParentPath{PathAbsolute, p.Absolute})
 	}
+	if p.Volume != "" && child.Format.Number == FormatVHDX {
+		r.Paths = append(r.Paths, ParentPath{PathVolume, p.Volume})
+	}
 	return newParentRecord(r)
 }
 
@@ -330,17 +333,15 @@ func (c *relinking) warnings(lib *Library) []string {
 	}
 }
 
-// same tells whether two records lead to the same parent by the same path.
+// same tells whether two records name the same parent by the same paths.
 func (r *parentRecord) same(o *parentRecord) bool {
-	return slices.Equal(r.Identifiers, o.Identifiers) && r.relative() == o.relative()
-}
-
-// relative is the first relative path, in one form whoever wrote it.
-func (r *parentRecord) relative() string {
-	for _, p := range r.Paths {
-		if p.Kind == PathRelative {
-			return path.Clean(strings.ReplaceAll(p.Path, `\`, "/"))
+	for _, kind := range []PathKind{PathRelative, PathAbsolute, PathVolume} {
+		if oneForm(r.first(kind)) != oneForm(o.first(kind)) {
+			return false
 		}
 	}
-	return ""
+	return slices.Equal(r.Identifiers, o.Identifiers)
 }
+
+// oneForm is a recorded path in one form, whoever wrote it.
+func oneForm(p string) string { return path.Clean(strings.ReplaceAll(p, `\`, "/")) }

@@ -50,6 +50,21 @@ func TestSetParentUndo(t *testing.T) {
 	require.ErrorContains(t, a.Err, "holds no change of the parent to be undone")
 }
 
+// Paths of another machine come back, too, when the id and the place were right all
+// the time.
+func TestUndoOfPathsAlone(t *testing.T) {
+	w := stray(t)
+	im := recorded(`.\new.vhdx`)
+	im.Paths = append(im.Paths, fakePath{ops.PathAbsolute, `C:\vms\new.vhdx`})
+	require.NoError(t, w.dirs["/vms"].Remove("c.avhdx"))
+	w.image("/vms/c.avhdx", im)
+	w.image("/vms/new.vhdx", parent)
+	require.NoError(t, w.ask("set-parent", "c.avhdx", "new.vhdx").Err)
+	require.Equal(t, `\vms\new.vhdx`, w.stored("/vms/c.avhdx").Paths[1].Path)
+	require.NoError(t, w.ask("set-parent", "c.avhdx", "undo=true").Err)
+	require.Equal(t, `C:\vms\new.vhdx`, w.stored("/vms/c.avhdx").Paths[1].Path)
+}
+
 // What another program recorded since is not thrown away.
 func TestUndoAfterSomethingElseChangedTheParent(t *testing.T) {
 	w := stray(t)
