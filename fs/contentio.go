@@ -27,7 +27,7 @@ func (c *content) Read(_ context.Context, f gofs.FileHandle, dest []byte, off in
 		return nil, c.failed("read", off, err)
 	}
 	c.m.counted.readBytes.Add(int64(got))
-	return fuse.ReadResultData(dest[:got]), 0
+	return inPlace(dest[:got]), 0
 }
 
 // size is that of the handle's window.

@@ -25,6 +25,12 @@
 // identity is the host file and a generation, and a new generation, which is a
 // new node without pages, is begun whenever that cannot be shown (see pages).
 //
+// # Requests
+//
+// A few readers of /dev/fuse each serve one request after the other, with
+// go-fuse's codec and tree (see loop). A request may wait for as long as it has
+// to, even for another request: readers that wait are replaced.
+//
 // # Locks
 //
 // mount.mu is the only lock here. It guards tables and counts of handles, is

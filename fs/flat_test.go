@@ -19,7 +19,8 @@ type knobs struct {
 	opens   int
 	started int
 	flushes int
-	stop    string // why the slow operation ended
+	stop    string        // why the slow operation ended
+	held    chan struct{} // writes wait for its end, unless nil
 }
 
 // flat is a disk whose file holds its bytes: the simplest writable format.
@@ -52,6 +53,12 @@ func (k *knobs) format() *ops.Format {
 func (d *flat) Info() ops.Info { return ops.Info{LogicalSector: 512, PhysicalSector: 512} }
 
 func (d *flat) fault() error {
+	d.k.mu.Lock()
+	held := d.k.held
+	d.k.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 	d.k.mu.Lock()
 	defer d.k.mu.Unlock()
 	if d.k.fail == 0 {
@@ -88,6 +95,21 @@ func (k *knobs) faultOp() *ops.Op {
 			return ops.Fields{{Name: "Opens", Value: k.opens}, {Name: "Started", Value: k.started}, {Name: "Flushes", Value: k.flushes}, {Name: "Stopped", Value: k.stop}}, nil
 		},
 	}
+}
+
+// holdOp makes writes wait until it runs again.
+func (k *knobs) holdOp() *ops.Op {
+	return &ops.Op{Name: "hold", Run: func(context.Context, *ops.Request) (ops.Fields, error) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.held == nil {
+			k.held = make(chan struct{})
+		} else {
+			close(k.held)
+			k.held = nil
+		}
+		return nil, nil
+	}}
 }
 
 // slowOp works until it is told to stop.

@@ -72,7 +72,7 @@ func serveRole() int {
 	var live atomic.Pointer[Server]
 	s, err := Mount(context.Background(), Options{
 		Library: lib, MountPoint: o.MountPoint, Single: o.Single,
-		Ops: append([]*ops.Op{k.faultOp(), k.slowOp(), longOp, panicOp}, ops.All...), Image: imageDocuments(lib, &live),
+		Ops: append([]*ops.Op{k.faultOp(), k.holdOp(), k.slowOp(), longOp, panicOp}, ops.All...), Image: imageDocuments(lib, &live),
 		ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, Cache: o.Cache, Discard: o.Discard,
 		OnMounted: dir.Refuse, Log: log,
 	})

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	stdlog "log"
@@ -25,10 +26,6 @@ const (
 	// maxBackground is how many asynchronous requests the kernel keeps in flight.
 	// It is per mount: a dozen hung ones must not stop every image.
 	maxBackground = 1024
-	// maxInflight bounds the memory of requests that are being served, in bytes:
-	// each has a buffer of the greatest size. Without it a kernel that writes back
-	// faster than an image takes it fills the daemon with a gigabyte.
-	maxInflight = 64 << 20
 )
 
 // mount is one mounted library.
@@ -59,7 +56,7 @@ type mount struct {
 // Server is a mounted file system.
 type Server struct {
 	m      *mount
-	fuse   *fuse.Server
+	loop   *loop
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -77,24 +74,36 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{m: m, done: make(chan struct{})}
 	m.ctx, s.cancel = context.WithCancel(ctx)
 	m.jobs = ops.NewJobs(m.ctx, m.brokenInvariant)
-	raw := gofs.NewNodeFS(&dir{m: m}, &gofs.Options{
-		MountOptions:    m.mountOptions(),
-		NullPermissions: true,
-		Logger:          m.libraryLog(),
-	})
-	mo := m.mountOptions()
-	server, err := fuse.NewServer(raw, o.MountPoint, &mo)
-	if err != nil {
+	if err := s.connect(); err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("mount %s: %w", o.MountPoint, err)
 	}
-	s.fuse = server
 	go s.serve()
 	if err := s.ready(); err != nil {
 		_ = s.Detach() // the first error says why
 		return nil, fmt.Errorf("mount %s: %w", o.MountPoint, err)
 	}
 	return s, nil
+}
+
+// connect mounts and answers the kernel's first request.
+func (s *Server) connect() error {
+	o := s.m.mountOptions()
+	dev, err := openDevice(s.m.opts.MountPoint, &o)
+	if err != nil {
+		return err
+	}
+	raw := gofs.NewNodeFS(&dir{m: s.m}, &gofs.Options{
+		MountOptions:    o,
+		NullPermissions: true,
+		ServerCallbacks: dev,
+		Logger:          s.m.libraryLog(),
+	})
+	s.loop = newLoop(dev, fuse.NewProtocolServer(raw, &o), s.m.log)
+	if err := s.loop.begin(); err != nil {
+		return errors.Join(err, unmount(s.m.opts.MountPoint, true), dev.close())
+	}
+	return nil
 }
 
 func newMount(o Options) *mount {
@@ -122,7 +131,7 @@ func newMount(o Options) *mount {
 
 // ready waits until the kernel serves the mount and tells who has to know.
 func (s *Server) ready() error {
-	if err := s.fuse.WaitMount(); err != nil {
+	if err := refusePoll(s.m.opts.MountPoint); err != nil {
 		return err
 	}
 	var st unix.Stat_t
@@ -151,11 +160,9 @@ func (m *mount) mountOptions() fuse.MountOptions {
 		FsName:                   m.opts.Source,
 		Name:                     "vhdfs",
 		AllowOther:               m.opts.AllowOther,
-		Options:                  []string{"default_permissions", "nosuid", "nodev"},
-		DirectMountStrict:        os.Geteuid() == 0,
+		Options:                  []string{"default_permissions"},
 		MaxWrite:                 maxRequest,
 		MaxBackground:            maxBackground,
-		MaxInflightRequestBytes:  maxInflight,
 		DisableXAttrs:            true,
 		DisableReadDirPlus:       true,
 		ExplicitDataCacheControl: true,

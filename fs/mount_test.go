@@ -51,11 +51,14 @@ func TestMountTunesWriteBackAsRoot(t *testing.T) {
 	m := serveFlat(t, terms{}, "a", mib)
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(m.mnt, &st))
-	b, err := os.ReadFile("/sys/class/bdi/0:" + itoa(unix.Minor(st.Dev)) + "/read_ahead_kb")
-	if err != nil {
-		t.Skip("needs: write-back parameters in sysfs")
+	bdi := "/sys/class/bdi/0:" + itoa(unix.Minor(st.Dev)) + "/"
+	for name, want := range map[string]string{"read_ahead_kb": "4096\n", "strict_limit": "0\n"} {
+		b, err := os.ReadFile(bdi + name)
+		if err != nil {
+			t.Skip("needs: write-back parameters in sysfs")
+		}
+		require.Equal(t, want, string(b), name)
 	}
-	require.Equal(t, "1024\n", string(b))
 }
 
 func itoa(n uint32) string {

@@ -47,10 +47,10 @@ func TestTree(t *testing.T) {
 	})
 	require.Equal(t, []string{".vhdfs", "a.vhdx", "sub"}, list(t, m.mnt))
 	require.Equal(t, []string{"b.flat"}, list(t, m.path("sub")))
-	require.Equal(t, []string{"chain.json", "check", "convert", "fault", "long", "map.json", "panic", "partitions", "partitions.json",
+	require.Equal(t, []string{"chain.json", "check", "convert", "fault", "hold", "long", "map.json", "panic", "partitions", "partitions.json",
 		"raw", "settings.json", "slow", "state.json", "validate"}, list(t, m.path("a.vhdx")))
 	require.Equal(t, []string{"create", "create-floppy", "help", "jobs", "log", "metrics"}, list(t, m.path(".vhdfs")))
-	help := []string{"fault", "slow", "long", "panic"}
+	help := []string{"fault", "hold", "slow", "long", "panic"}
 	for _, op := range ops.All {
 		help = append(help, op.Name)
 	}

@@ -3,10 +3,7 @@ package fs
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"vhdfs/ops"
 )
@@ -15,10 +12,10 @@ import (
 // left open: after a lazy unmount or an abort no RELEASE comes.
 func (s *Server) serve() {
 	defer close(s.done)
-	s.fuse.Serve()
-	s.cancel()
+	s.loop.serve(s.cancel)
 	s.m.jobs.Close()
 	s.m.closeAll()
+	_ = s.loop.dev.close() // of a connection that is gone
 }
 
 // Wait returns when nobody can use the mount any more and every image that was
@@ -28,25 +25,26 @@ func (s *Server) Wait() { <-s.done }
 // Unmount takes the mount away. ErrBusy when somebody uses it: nothing has
 // changed then.
 func (s *Server) Unmount() error {
-	if err := s.fuse.Unmount(); err != nil {
+	err := unmount(s.m.opts.MountPoint, false)
+	for try := 0; err != nil && try < unmountTries; try++ {
+		time.Sleep(waitStep)
+		err = unmount(s.m.opts.MountPoint, false)
+	}
+	if err != nil {
 		return ops.Wrapf(err, ops.ErrBusy, 0, "unmount %s", s.m.opts.MountPoint)
 	}
 	return nil
 }
 
+// unmountTries is how often an unmount is asked for again: a file that was just
+// closed is in use until the kernel has said so.
+const unmountTries = 5
+
 // Detach takes the mount out of the tree of names at once. Those who have files
 // open there go on using them; [Server.Wait] waits for them.
 func (s *Server) Detach() error {
-	mp := s.m.opts.MountPoint
-	if os.Geteuid() == 0 {
-		if err := unix.Unmount(mp, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s lazily: %w", mp, err)
-		}
-		return nil
-	}
-	out, err := exec.Command("fusermount3", "-u", "-z", "--", mp).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("unmount %s lazily: %w: %q", mp, err, out)
+	if err := unmount(s.m.opts.MountPoint, true); err != nil {
+		return fmt.Errorf("unmount %s lazily: %w", s.m.opts.MountPoint, err)
 	}
 	return nil
 }
