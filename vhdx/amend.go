@@ -92,12 +92,25 @@ func (w *Writer) amend(edit func(a *amendment) error) error {
 	if err != nil {
 		return err
 	}
+	return w.amendSettled(size, edit)
+}
+
+// amendSettled is amend when nothing was put in place since settle answered size.
+func (w *Writer) amendSettled(size int64, edit func(a *amendment) error) error {
 	a := &amendment{f: w.f}
 	if err := edit(a); err != nil {
 		return err
 	}
+	if err := w.haveLog(size); err != nil {
+		return err
+	}
 	w.session.log.retire()
 	if err := w.logPages(a.pages, size); err != nil {
+		// As much of the entry may be there as makes it count: before anything else
+		// is promised, another log begins.
+		w.mu.Lock()
+		w.session.log = nil
+		w.mu.Unlock()
 		return err
 	}
 	// The log has what could not be put in place; the next flush tries again.

@@ -20,6 +20,7 @@ const (
 	reservedMask  = uint64(0xffff8) // bits 3 to 19
 	bitmapBlock   = mib             // a sector bitmap block has 2^23 bits
 	bitmapBits    = int64(1) << 23
+	maxBAT        = 513 * mib // 64 TiB in blocks of 1 MiB, a bitmap entry for each 4 GiB
 )
 
 // entry is one entry of the BAT ([MS-VHDX] 2.5.1).
@@ -48,16 +49,38 @@ type geometry struct {
 	hasParent bool
 }
 
-func newGeometry(m metadata) geometry {
-	g := geometry{size: int64(m.size), block: int64(m.blockSize), sector: int64(m.logical), hasParent: m.hasParent}
-	g.ratio = bitmapBits * g.sector / g.block
-	g.blocks = ceilDiv(g.size, g.block)
+// sized is the geometry of the same disk with another size.
+func (g geometry) sized(size int64) geometry {
+	g.size, g.blocks = size, ceilDiv(size, g.block)
 	if g.hasParent {
 		g.entries = g.chunks() * (g.ratio + 1)
 	} else {
 		g.entries = g.blocks + (g.blocks-1)/g.ratio
 	}
 	return g
+}
+
+// batLength is how long the BAT region of a new disk, or of one that has outgrown
+// its own, is to be: room to grow by a quarter, but no more than the largest disk
+// needs, since some readers refuse that; whole mebibytes.
+func (g geometry) batLength() int64 {
+	need := g.entries * entryBytes
+	return max(roundUp(need, mib), min(roundUp(need+need/4, mib), maxBAT))
+}
+
+// beyond is the first BAT index behind the last payload block. In a differencing
+// disk entries of the last chunk follow, its bitmap's last.
+func (g geometry) beyond() int64 { return g.payloadIndex(g.blocks-1) + 1 }
+
+// inUse tells whether the entry at BAT index i says anything about the disk.
+func (g geometry) inUse(i int64) bool {
+	return i < g.beyond() || g.hasParent && g.isBitmap(i) && i < g.entries
+}
+
+func newGeometry(m metadata) geometry {
+	g := geometry{size: int64(m.size), block: int64(m.blockSize), sector: int64(m.logical), hasParent: m.hasParent}
+	g.ratio = bitmapBits * g.sector / g.block
+	return g.sized(g.size)
 }
 
 // chunks is the number of chunks, and so of sector bitmap blocks.

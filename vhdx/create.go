@@ -37,7 +37,7 @@ func create(f ops.File, s ops.CreateSpec) error {
 		return err
 	}
 	c := &creation{f: f, spec: s, metadata: m, geometry: newGeometry(m)}
-	c.sizeBAT()
+	c.bat = span{newBATOffset, newBATOffset + c.geometry.batLength()}
 	for _, step := range []func() error{c.headerSection, c.metadataRegion, c.payload} {
 		if err := step(); err != nil {
 			return fmt.Errorf("vhdx: create: %w", err)
@@ -89,17 +89,6 @@ func newMetadata(s ops.CreateSpec) (metadata, error) {
 		return m, ops.Errorf(ops.ErrUsage, status, "vhdx: %s", why)
 	}
 	return m, nil
-}
-
-// sizeBAT gives the region room for the disk to grow by a quarter, and for a
-// bitmap entry after every chunk whatever the type.
-func (c *creation) sizeBAT() {
-	g := c.geometry
-	need := g.chunks() * (g.ratio + 1) * entryBytes
-	if !g.hasParent {
-		need = g.entries * entryBytes
-	}
-	c.bat = span{newBATOffset, newBATOffset + roundUp(need+need/4, mib)}
 }
 
 // headerSection writes identifier, headers and region tables; the log stays

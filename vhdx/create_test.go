@@ -118,7 +118,7 @@ func TestCreateLargest(t *testing.T) {
 		write(t, w, 64<<40-4096, fill(4096, 7))
 		d := closed(t, h, w)
 		require.Equal(t, fill(4096, 7), read(t, d, 64<<40-4096, 4096))
-		require.GreaterOrEqual(t, d.regions.bat.len(), d.geometry.entries*entryBytes*5/4)
+		require.Equal(t, min(roundUp(d.geometry.entries*entryBytes*5/4, mib), max(513*mib, roundUp(d.geometry.entries*entryBytes, mib))), d.regions.bat.len())
 	}
 }
 

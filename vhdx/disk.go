@@ -3,6 +3,7 @@ package vhdx
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"vhdfs/ops"
 )
@@ -15,7 +16,9 @@ type Disk struct {
 	f       ops.File
 	creator string
 
-	// Guarded by mu. Block and sector size and type never change and may be read
+	size atomic.Int64 // geometry.size, for those who do not hold mu
+
+	// Guarded by mu. Block size, sector size and type never change and may be read
 	// without it.
 	mu       sync.RWMutex
 	metadata metadata
@@ -35,7 +38,7 @@ type Disk struct {
 }
 
 // Size is the virtual size in bytes.
-func (d *Disk) Size() int64 { return d.geometry.size }
+func (d *Disk) Size() int64 { return d.size.Load() }
 
 // Info is what the file says of itself.
 func (d *Disk) Info() ops.Info {
@@ -79,12 +82,12 @@ func (d *Disk) Close() error {
 
 // ReadRun reads the longest prefix of p that is of one kind.
 func (d *Disk) ReadRun(p []byte, off int64) (int, ops.Kind, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	n, err := d.clip(off, int64(len(p)))
 	if err != nil || n == 0 {
 		return 0, ops.Absent, err
 	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
 	return d.readRunLocked(p[:n], off)
 }
 
@@ -131,12 +134,12 @@ func (d *Disk) clip(off, n int64) (int64, error) {
 // Extent is the longest run of one kind at off, at most max bytes; data is one
 // piece of the file.
 func (d *Disk) Extent(off, max int64) (ops.Extent, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	n, err := d.clip(off, max)
 	if err != nil || n == 0 {
 		return ops.Extent{Pos: -1}, err
 	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
 	x, err := d.lookup(off, n)
 	if err != nil {
 		return x, err

@@ -39,11 +39,15 @@ func (w *Writer) flush() error {
 			return err
 		}
 	}
-	if len(batch) == 0 {
+	if err = w.haveLog(size); err == nil && len(batch) == 0 {
+		w.giveBack(released)
 		return nil
 	}
-	w.session.log.retire()
-	if err := w.logPages(batch, size); err != nil {
+	if err == nil {
+		w.session.log.retire()
+		err = w.logPages(batch, size)
+	}
+	if err != nil {
 		w.giveBack(released)
 		return err
 	}
@@ -172,6 +176,9 @@ func (w *Writer) place() error {
 	for len(w.session.pending) > 0 {
 		p := w.session.pending[0]
 		w.unsynced.Store(true)
+		if w.session.moving != nil {
+			w.session.moving.mark(p.page * pageSize)
+		}
 		if _, err := w.f.WriteAt(p.b, p.page*pageSize); err != nil {
 			return fmt.Errorf("vhdx: write table page at %#x: %w", p.page*pageSize, err)
 		}
@@ -263,6 +270,9 @@ func (w *Writer) end() error {
 		if err := w.putHeaderLocked(h, label); err != nil {
 			return err
 		}
+	}
+	for _, t := range s.retired {
+		s.space.release(t) // no log is there any more that could write to it
 	}
 	if end := s.space.end(); end < w.fileSize {
 		if err := w.f.Truncate(end, "vhdx.close.spare"); err != nil {

@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf16"
@@ -133,11 +134,16 @@ func (d *Disk) openRegions() error {
 			return corruptf(ops.StatusMetadataRead, "region at %#x overlaps the log at %#x", s.off, log.off)
 		}
 	}
-	d.reserved = r.all()
-	if log.len() > 0 {
+	d.reserveLocked()
+	return nil
+}
+
+// reserveLocked notes what no block may touch.
+func (d *Disk) reserveLocked() {
+	d.reserved = d.regions.all()
+	if log := d.headers.current.logSpan(); log.len() > 0 {
 		d.reserved = append(d.reserved, log)
 	}
-	return nil
 }
 
 func (d *Disk) openMetadata() error {
@@ -170,6 +176,7 @@ func (d *Disk) openMetadata() error {
 		}
 	}
 	d.geometry = newGeometry(d.metadata)
+	d.size.Store(d.geometry.size)
 	bat, need := d.regions.bat, d.geometry.entries*entryBytes
 	if need > bat.len() {
 		return corruptf(ops.StatusBATCorrupt, "bat: %d entries need %#x bytes, the region has %#x", d.geometry.entries, need, bat.len())
@@ -196,6 +203,11 @@ func (d *Disk) openLocator(get func(ops.GUID) ([]byte, error)) error {
 		d.found = append(d.found, a)
 	}
 	return nil
+}
+
+// mendedLocked forgets anomalies that are there no more.
+func (d *Disk) mendedLocked(names ...string) {
+	d.found = slices.DeleteFunc(slices.Clone(d.found), func(a ops.Anomaly) bool { return slices.Contains(names, a.Name) })
 }
 
 // pathAnomaly names what a parent locator without a path means.

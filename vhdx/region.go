@@ -33,6 +33,7 @@ func mustGUID(s string) ops.GUID {
 type regions struct {
 	bat, metadata span
 	others        []span // optional regions that are not known here
+	copy          int    // the table that was believed: 0 or 1
 }
 
 // all are the extents of every region.
@@ -129,5 +130,6 @@ func pickRegions(raw [2][]byte) (regions, []ops.Anomaly, error) {
 		})
 	}
 	r, err := decodeRegions(raw[use])
+	r.copy = use
 	return r, found, err
 }

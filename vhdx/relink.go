@@ -48,7 +48,7 @@ func (w *Writer) SetParent(p ops.CreateParent) error {
 	defer w.mu.Unlock()
 	w.items[itemLocator] = r.item
 	w.parent = r.parent
-	w.found = slices.DeleteFunc(slices.Clone(w.found), func(a ops.Anomaly) bool { return a.Name == anomalyNoPath })
+	w.mendedLocked(anomalyNoPath)
 	if a, odd := pathAnomaly(r.parent); odd {
 		w.found = append(w.found, a)
 	}

@@ -48,10 +48,15 @@ type session struct {
 	stale   *spaceMap // free space that may hold old bytes
 	search  int64     // mebibyte before which nothing is free
 	anchors bool      // blocks without content may use the space that they kept
-	// released is space whose release is not durable: nobody may have it yet.
+	// released is space of blocks whose release is not durable: nobody may have it yet.
 	released []span
-	dirty    map[int64]*dirtyPage // by page of the file; content in table.dirty
-	pending  []pageCopy           // in the log, not yet in place; guarded by flushing
+	// retired is space of the BAT or of sector bitmaps, which the log wrote to: nobody
+	// may have it before another log begins.
+	retired []span
+	beyond  int64                // BAT index up to which blocks past the end of the disk may have space
+	moving  *markedPages         // pages of a BAT that is being copied; guarded by flushing
+	dirty   map[int64]*dirtyPage // by page of the file; content in table.dirty
+	pending []pageCopy           // in the log, not yet in place; guarded by flushing
 }
 
 // dirtyPage says of a page in table.dirty which change it holds.
@@ -129,24 +134,34 @@ func (w *Writer) beginLocked(link ops.GUID) error {
 			return err
 		}
 	}
-	s.log = newLogWriter(w.f, w.headers.current, ops.NewGUID())
-	if err := s.log.append(nil, w.fileSize); err != nil {
-		return err
-	}
-	if err := w.syncLocked("vhdx.log.first"); err != nil {
-		return err
-	}
-	s.log.durable()
-	h = w.headers.current
-	h.log, h.logVersion = s.log.guid, 0
-	if !link.IsZero() {
-		h.dataWrite = link
-	}
-	if err := w.putHeaderLocked(h, "vhdx.header.log"); err != nil {
+	if s.log, err = w.startLogLocked(w.fileSize, link); err != nil {
 		return err
 	}
 	w.session, w.newLink = s, w.newLink || !link.IsZero()
 	return nil
+}
+
+// startLogLocked begins a new log, in a file whose header has none: first its
+// first entry, then a header that names it, with link as DataWriteGuid unless
+// that is zero. size is that of the file, durable with the first of them.
+func (w *Writer) startLogLocked(size int64, link ops.GUID) (*logWriter, error) {
+	l := newLogWriter(w.f, w.headers.current, ops.NewGUID())
+	if err := l.append(nil, size); err != nil {
+		return nil, err
+	}
+	if err := w.syncLocked("vhdx.log.first"); err != nil {
+		return nil, err
+	}
+	l.durable()
+	h := w.headers.current
+	h.log, h.logVersion = l.guid, 0
+	if !link.IsZero() {
+		h.dataWrite = link
+	}
+	if err := w.putHeaderLocked(h, "vhdx.header.log"); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // linkLocked makes id the DataWriteGuid of a session that began without one. A
@@ -316,6 +331,6 @@ func (w *Writer) replayLocked() error {
 		return err
 	}
 	w.overlay, w.src, w.table.src, w.logState = nil, w.f, w.f, ops.LogClean
-	w.found = slices.DeleteFunc(slices.Clone(w.found), func(a ops.Anomaly) bool { return a.Name == anomalyDirty })
+	w.mendedLocked(anomalyDirty)
 	return nil
 }

@@ -6,14 +6,15 @@ import (
 	"vhdfs/ops"
 )
 
-// checkRange refuses what is not whole sectors of the disk.
+// checkRange refuses what is not whole sectors of the disk. Whoever does not hold
+// Disk.mu has to ask again when he does: the disk may have become smaller.
 func (d *Disk) checkRange(off, n int64) error {
-	g := d.geometry
+	sector, size := d.geometry.sector, d.size.Load()
 	switch {
-	case off < 0 || n < 0 || off%g.sector != 0 || n%g.sector != 0:
-		return ops.Errorf(ops.ErrUsage, 0, "vhdx: %d bytes at %d are not whole sectors of %d", n, off, g.sector)
-	case off > g.size || n > g.size-off:
-		return ops.Errorf(ops.ErrPastEnd, 0, "vhdx: %d bytes at %d, the disk has %d", n, off, g.size)
+	case off < 0 || n < 0 || off%sector != 0 || n%sector != 0:
+		return ops.Errorf(ops.ErrUsage, 0, "vhdx: %d bytes at %d are not whole sectors of %d", n, off, sector)
+	case off > size || n > size-off:
+		return ops.Errorf(ops.ErrPastEnd, 0, "vhdx: %d bytes at %d, the disk has %d", n, off, size)
 	}
 	return nil
 }
@@ -46,6 +47,9 @@ func (w *Writer) writeBlock(p []byte, off int64) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := w.checkRange(off, int64(len(p))); err != nil {
+		return err
+	}
 	if err := w.showLocked(); err != nil {
 		return err
 	}
@@ -59,6 +63,9 @@ func (w *Writer) writeInPlace(p []byte, off int64) (bool, error) {
 	defer w.mu.RUnlock()
 	if w.poison != nil || w.session == nil || !w.newLink {
 		return false, w.poison
+	}
+	if err := w.checkRange(off, int64(len(p))); err != nil {
+		return false, err
 	}
 	x, err := w.lookup(off, int64(len(p)))
 	if err != nil || x.Kind != ops.Data || x.Len < int64(len(p)) {

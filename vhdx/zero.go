@@ -38,6 +38,9 @@ func (w *Writer) zerosAlready(off, n int64) (int64, error) {
 	if w.poison != nil {
 		return 0, w.poison
 	}
+	if err := w.checkRange(off, n); err != nil {
+		return 0, err
+	}
 	x, err := w.lookup(off, n)
 	if err != nil || x.Kind != ops.Zero {
 		return 0, err
@@ -56,6 +59,9 @@ func (w *Writer) zeroBlock(off, n int64, unmap bool) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := w.checkRange(off, n); err != nil {
+		return err
+	}
 	if err := w.showLocked(); err != nil {
 		return err
 	}

@@ -55,6 +55,19 @@ func (h *History) Clone() *History {
 	return c
 }
 
+// Until is the history of the first size bytes alone: of a disk that was made
+// smaller.
+func (h *History) Until(size int64) *History {
+	c := h.Clone()
+	for i := range h.sectors {
+		if i*sector >= size {
+			delete(c.sectors, i)
+			delete(c.loose, i)
+		}
+	}
+	return c
+}
+
 // refused marks that the request before it failed: each of its sectors may have
 // changed or not, and flushes that follow do not decide it.
 type refused struct{ off, n int64 }
