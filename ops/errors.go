@@ -26,6 +26,8 @@ var (
 	ErrNoMemory       = errors.New("memory limit reached")
 	ErrPoisoned       = errors.New("an earlier write or flush failed; reopen the image")
 	ErrPastEnd        = errors.New("past the end of the disk")
+	ErrNotAttached    = errors.New("not attached")
+	ErrState          = errors.New("the service has no such state")
 )
 
 // StatusCode is the service's JobCompletionStatusCode: an HRESULT, 0 when
@@ -145,9 +147,15 @@ var Classes = []Class{
 	{ErrPastEnd, syscall.ENOSPC, 32768, 1},
 	{context.Canceled, syscall.ECANCELED, 32775, 9},
 	{errors.ErrUnsupported, syscall.EOPNOTSUPP, 32770, 8},
+	{ErrNotAttached, syscall.ENOENT, 32789, 3},
+	{ErrState, syscall.EOPNOTSUPP, 1, 8},
 	{iofs.ErrExist, syscall.EEXIST, 32773, 2},
 	{iofs.ErrNotExist, syscall.ENOENT, 32779, 3},
+	{syscall.EPERM, syscall.EPERM, 32769, 7},
 	{iofs.ErrPermission, syscall.EACCES, 32769, 7},
+	{syscall.EBUSY, syscall.EBUSY, 32774, 6},
+	{syscall.EROFS, syscall.EROFS, 32768, 7},
+	{syscall.ENOMEM, syscall.ENOMEM, 32778, 1},
 }
 
 // Classify gives what the outside sees of err: a row of [Classes], else the
