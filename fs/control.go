@@ -61,7 +61,7 @@ type call struct {
 // to fail with. A request beside one that a writer waits for fails at once with
 // ErrBusy.
 func (c *call) run(ctx context.Context, caller fuse.Caller, request []byte) (*spool, error) {
-	r := &ops.JobRequest{Op: c.op, Text: string(request), Caller: ops.Caller{User: caller.Uid, Process: caller.Pid}}
+	r := &ops.JobRequest{Op: c.op, Text: string(request), Caller: callerOf(caller)}
 	args, err := c.op.Parse(r.Text)
 	if err == nil && c.op.Changes(args) && c.m.opts.ReadOnly {
 		err = ops.Errorf(ops.ErrReadOnly, 0, "%s: the mount is read-only", c.op.Name)

@@ -38,7 +38,7 @@ func (c *call) edit(ctx context.Context, caller fuse.Caller, text []byte) (*spoo
 	if !isObject(text) || len(text) > ops.MaxRequest {
 		return c.run(ctx, caller, text)
 	}
-	r := &ops.JobRequest{Op: c.op, Text: string(text), Caller: ops.Caller{User: caller.Uid, Process: caller.Pid}}
+	r := &ops.JobRequest{Op: c.op, Text: string(text), Caller: callerOf(caller)}
 	request, err := c.difference(text)
 	switch {
 	case err != nil:

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"vhdfs/ops"
 )
 
 // fatal are the signals that end the operation their receiver waits for.
@@ -69,6 +71,23 @@ func dying(pid uint32) bool {
 		return errors.Is(err, iofs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
 	}
 	return pending(string(status))&fatal != 0
+}
+
+// callerOf names the process of a request: the kernel tells the thread.
+func callerOf(c fuse.Caller) ops.Caller {
+	who := ops.Caller{User: c.Uid, Process: c.Pid}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Pid))
+	if err != nil {
+		return who // of another namespace, or gone
+	}
+	for line := range strings.Lines(string(status)) {
+		if id, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			if n, err := strconv.ParseUint(strings.TrimSpace(id), 10, 32); err == nil {
+				who.Process = uint32(n)
+			}
+		}
+	}
+	return who
 }
 
 // pending is the set of signals in the SigPnd and ShdPnd lines of a

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -33,14 +34,14 @@ type Answer struct {
 	Err       error
 }
 
-// jobStarted is the service's number for what goes on as a job.
-const jobStarted = 4096
+// JobStarted is the service's number for what goes on as a job.
+const JobStarted = 4096
 
 // ReturnValue is the service's number for the outcome; 0 is success, 4096 a job
 // that goes on.
 func (a Answer) ReturnValue() uint32 {
 	if a.Started {
-		return jobStarted
+		return JobStarted
 	}
 	return Classify(a.Err).Return
 }
@@ -162,6 +163,7 @@ var advice = []struct {
 	{errLeft, "What is left cannot be mended without guessing; convert copies what can be read."},
 	{errFindings, "repair=true mends what can be mended without guessing."},
 	{ErrCorrupt, "Run check for all findings; nothing was changed."},
+	{context.Canceled, "Every image is whole; the same request begins anew, or goes on where it can."},
 	{errOperates, "Wait for its end, or cancel it; .vhdfs/jobs shows what runs."},
 	{ErrBusy, "Close the program that uses it and try again."},
 	{ErrPoisoned, "Close all handles and open the image again."},

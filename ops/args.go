@@ -58,6 +58,17 @@ type Amount struct {
 	Word     string // one of Arg.Words in place of a size; Bytes is 0 then
 }
 
+// String is the amount as it can be typed.
+func (a Amount) String() string {
+	switch {
+	case a.Word != "":
+		return a.Word
+	case a.Relative:
+		return "+" + strconv.FormatInt(a.Bytes, 10)
+	}
+	return strconv.FormatInt(a.Bytes, 10)
+}
+
 // Args are the arguments of a request by their service name, with defaults
 // filled in. Absent ones without a default are not there.
 type Args map[string]any

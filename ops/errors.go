@@ -30,6 +30,14 @@ var (
 	ErrState          = errors.New("the service has no such state")
 )
 
+// errCancelled is [context.Canceled] in the words of a person.
+var errCancelled error = cancelled{}
+
+type cancelled struct{}
+
+func (cancelled) Error() string        { return "cancelled" }
+func (cancelled) Is(target error) bool { return target == context.Canceled }
+
 // StatusCode is the service's JobCompletionStatusCode: an HRESULT, 0 when
 // there is none to give.
 type StatusCode uint32

@@ -111,6 +111,9 @@ func (o *Op) Do(ctx context.Context, r *Request) Answer {
 		return o.Refuse(Errorf(errors.ErrUnsupported, 0, "%s: no dry run", o.Name))
 	}
 	fields, err := o.Run(ctx, r)
+	if err == context.Canceled { // and nothing else to say
+		err = Errorf(errCancelled, 0, "%s of %s", o.Name, r.Image.Path())
+	}
 	return Answer{Operation: o.Title(), Fields: fields, Err: err}
 }
 

@@ -14,6 +14,16 @@ import (
 // answerText prints an answer for people. What went wrong is not here: the
 // caller tells that on standard error.
 func answerText(w io.Writer, op string, answer []byte) error {
+	var head struct {
+		ReturnValue uint32
+		Job         string
+	}
+	if err := json.Unmarshal(answer, &head); err != nil {
+		return err
+	}
+	if head.ReturnValue == ops.JobStarted {
+		return pairs(w, [][2]string{{"Job", head.Job}})
+	}
 	if op == "check" {
 		return checkText(w, answer)
 	}
@@ -27,7 +37,7 @@ func answerText(w io.Writer, op string, answer []byte) error {
 		switch f.Name {
 		case "Error":
 			failed = true
-		case "Operation", "ReturnValue", "Errno", "JobCompletionStatusCode":
+		case "Operation", "ReturnValue", "Job", "Errno", "JobCompletionStatusCode":
 		default:
 			list = append(list, flat(f.Name, f.Value)...)
 		}

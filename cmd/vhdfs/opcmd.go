@@ -3,10 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os/signal"
-	"strings"
+	"slices"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -16,44 +15,50 @@ import (
 
 // opCommand is the subcommand of an operation.
 func opCommand(op *ops.Op) *cli.Command {
-	image, open := "IMAGE", openTarget
-	if op.Service { // what comes first is the file that it makes
-		image, open = "NEW", openFolderOf
-	}
 	return &cli.Command{
 		Name:        op.Name,
 		Usage:       op.Brief,
-		ArgsUsage:   image + " " + op.Synopsis(),
+		ArgsUsage:   subject(op) + " " + op.Synopsis(),
 		Description: op.Usage(),
 		Category:    "operations",
 		Flags:       append(parentFlags(), jsonFlag()),
-		Action: func(c *cli.Context) error {
-			if c.NArg() == 0 {
-				return usagef("%s is missing: vhdfs %s %s", image, op.Name, c.Command.ArgsUsage)
-			}
-			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
-			defer stop()
-			first, words := c.Args().First(), c.Args().Tail()
-			if op.Service {
-				first = strings.TrimPrefix(first, "path=")
-				words = append([]string{"path=" + first}, words...)
-			}
-			t, err := open(c, first)
-			if err != nil {
-				return err
-			}
-			answer, err := t.do(ctx, op, words)
-			if err := errors.Join(err, t.Close()); err != nil {
-				return err
-			}
-			return printAnswer(c, op, answer)
-		},
+		Action:      func(c *cli.Context) error { return runOperation(c, op) },
 		BashComplete: func(c *cli.Context) {
-			for _, a := range op.Args {
+			for _, a := range slices.Concat(op.Args, ops.Common) {
 				fmt.Fprintln(c.App.Writer, a.Key()+"=")
 			}
 		},
 	}
+}
+
+// subject is what comes first on the command line: an image, or the file that an
+// operation of the service makes.
+func subject(op *ops.Op) string {
+	if op.Service {
+		return "NEW"
+	}
+	return "IMAGE"
+}
+
+// runOperation carries an operation out. The signals that ask a program to end
+// cancel it.
+func runOperation(c *cli.Context, op *ops.Op) error {
+	if c.NArg() == 0 {
+		return usagef("%s is missing: vhdfs %s %s", subject(op), op.Name, c.Command.ArgsUsage)
+	}
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer stop()
+	q, err := newRequest(op, c.Args().First(), c.Args().Tail())
+	if err != nil {
+		return err
+	}
+	p := newProgress(c.App.ErrWriter, op.Name)
+	answer, err := q.run(ctx, c, p)
+	p.end()
+	if err != nil {
+		return err
+	}
+	return printAnswer(c, op, answer)
 }
 
 // printAnswer tells an answer, its failure on standard error.

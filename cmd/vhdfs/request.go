@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"vhdfs/ops"
+)
+
+// request is an operation as it was typed, its paths absolute paths of the host.
+type request struct {
+	op     *ops.Op
+	image  string   // host path of the image; of the service: of the folder of the file that is made
+	text   string   // the words, for the log
+	args   ops.Args // with absolute host paths
+	paths  []string // names of the arguments that are paths
+	mounts []mountLine
+	inside string // directory of the image in a mount, if that was typed
+}
+
+// newRequest reads the words of a command line. first is the IMAGE; for an
+// operation of the service it is the file that is to be made.
+func newRequest(op *ops.Op, first string, words []string) (*request, error) {
+	mounts, err := vhdfsMounts()
+	if err != nil {
+		return nil, err
+	}
+	if op.Service {
+		first = strings.TrimPrefix(first, "path=")
+		words = append([]string{"path=" + first}, words...)
+	}
+	q := &request{op: op, mounts: mounts, text: strings.Join(words, " ")}
+	if q.args, err = op.ParseWords(words); err != nil {
+		return nil, err
+	}
+	if err := q.resolve(); err != nil {
+		return nil, err
+	}
+	if op.Service {
+		q.image = filepath.Dir(q.args.Text("Path"))
+		return q, nil
+	}
+	folder, name, err := place(first)
+	switch {
+	case err != nil:
+		return nil, err
+	case name != "":
+		q.image = filepath.Join(folder, name)
+	case isMounted(folder):
+		q.inside = folder
+		q.image = hostPathOf(mounts, folder)
+	default:
+		return nil, isFolder(first)
+	}
+	return q, nil
+}
+
+// resolve makes the paths that were typed absolute. They are taken as they stand,
+// wherever they lead; one in a mount of ours means the file that is shown there.
+func (q *request) resolve() error {
+	for _, a := range q.op.Args {
+		if !q.args.Has(a.Name) || a.Kind != ops.ArgPath && a.Kind != ops.ArgNewPath {
+			continue
+		}
+		find := place
+		if a.Kind == ops.ArgNewPath {
+			find = placeNew
+		}
+		typed := q.args.Text(a.Name)
+		folder, name, err := find(typed)
+		if err != nil {
+			return err
+		}
+		path := hostPathOf(q.mounts, filepath.Join(folder, name))
+		if name == "" && path == folder {
+			return usagef("%s=%q is a folder", a.Key(), typed)
+		}
+		q.args[a.Name] = path
+		q.paths = append(q.paths, a.Name)
+	}
+	return nil
+}
+
+// run carries the operation out, through the mount that shows the image if there is
+// one, else in this process, and gives its answer as JSON. Paths outside the folder
+// of a mount, and folders to look for parents in, are nothing that can be asked of
+// a mount: this process does it then, as far as locks allow.
+func (q *request) run(ctx context.Context, c *cli.Context, p *progress) ([]byte, error) {
+	control, err := q.control(c)
+	if err != nil {
+		return nil, err
+	}
+	if control != nil {
+		return control.do(ctx, q, p)
+	}
+	return q.runHere(ctx, c, p)
+}
+
+// placeNew is place for a file that is to be made: its folder is there.
+func placeNew(typed string) (folder, name string, err error) {
+	folder, err = filepath.EvalSymlinks(filepath.Dir(typed))
+	if err == nil {
+		folder, err = filepath.Abs(folder)
+	}
+	return folder, filepath.Base(typed), err
+}
+
+// named opens the folders of the paths in a request.
+func (f *folders) named(q *request) ([]ops.Dir, error) {
+	var dirs []ops.Dir
+	for _, name := range q.paths {
+		d, err := f.open(filepath.Dir(q.args.Text(name)))
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, d)
+	}
+	return dirs, nil
+}
