@@ -30,7 +30,7 @@ func TestRescueFifteenDays(t *testing.T) {
 			echo 1 > base.`+ext+`/check`)
 		all := sum(content[15]) + "  -"
 		require.Equal(t, []string{filepath.Join(dir, leaf), "16", "true", "15", "true", "true", all, all, "1"}, lines(out))
-		left, err := filepath.Glob(filepath.Join(dir, "*"))
+		left, err := filepath.Glob(filepath.Join(dir, "[a-z]*"))
 		require.NoError(t, err)
 		require.Equal(t, []string{filepath.Join(dir, "base."+ext)}, left)
 	})
@@ -41,21 +41,21 @@ func TestRescueFifteenDays(t *testing.T) {
 func TestRescueMergeWithProgressAndCancel(t *testing.T) {
 	eachFormat(t, func(t *testing.T, ext, dir string) {
 		m := Start(t, dir)
-		out := m.Shell(t, `echo path=base.`+ext+` size=1G > .vhdfs/create
+		out := m.Shell(t, `echo path=base.`+ext+` size=64M > .vhdfs/create
 			echo path=day.a`+ext+` parent=base.`+ext+` > .vhdfs/create
-			dd if=/dev/urandom of=day.a`+ext+`/raw bs=1M count=128 conv=notrunc,fsync status=none
-			head -c 134217728 day.a`+ext+`/raw | sha256sum
+			dd if=/dev/urandom of=day.a`+ext+`/raw bs=1M count=32 conv=notrunc,fsync status=none
+			head -c 33554432 day.a`+ext+`/raw | sha256sum
 			exec 3<>day.a`+ext+`/merge
 			echo base.`+ext+` wait=false >&3
 			job=.vhdfs/jobs/$(jq -r .Job <&3)
 			exec 3>&-
 			echo 1 > $job/cancel
-			jq -r '.JobState, .BytesInAll >= 134217728, .BytesDone <= .BytesInAll, .PercentComplete <= 100' $job/wait
+			jq -r '.JobState, .BytesInAll >= 33554432, .BytesDone <= .BytesInAll, .PercentComplete <= 100' $job/wait
 			if [ -e day.a`+ext+` ]; then # a fast machine was done by then
-				head -c 134217728 day.a`+ext+`/raw | sha256sum
+				head -c 33554432 day.a`+ext+`/raw | sha256sum
 				echo 1 > day.a`+ext+`/merge
 			fi
-			head -c 134217728 base.`+ext+`/raw | sha256sum
+			head -c 33554432 base.`+ext+`/raw | sha256sum
 			ls`)
 		got := lines(out)
 		if got[1] == "8" {
@@ -105,7 +105,7 @@ func TestRescueInterruptedMerge(t *testing.T) {
 		content := dailies(t, dir, ext, 3)
 		leaf, all := dailyName(ext, 3), sum(content[3])+"  -"
 		interrupted := 0
-		for kill := 5; ; kill += 7 { // the k-th sync of the command is its last
+		for kill := 5; ; kill += 12 { // the k-th sync of the command is its last
 			out, _ := run(t, dir, nil, "strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync,fsync:signal=KILL:when="+strconv.Itoa(kill),
 				program, "merge", leaf, "into=base."+ext)
 			if _, err := os.Stat(filepath.Join(dir, leaf)); err != nil {

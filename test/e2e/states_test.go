@@ -74,28 +74,41 @@ func attached(request string) func(*testing.T, string) func() {
 func TestOperationsByState(t *testing.T) {
 	dir := t.TempDir()
 	m := Start(t, dir)
+	for i := range operationStates {
+		for j := range bring {
+			makeCell(t, m, fmt.Sprintf("%d-%d", i, j))
+		}
+	}
 	for i, row := range operationStates {
 		for j, state := range bring {
 			t.Run(row.file+" "+row.request+" "+state.name, func(t *testing.T) {
-				cell := fmt.Sprintf("%d-%d", i, j)
-				require.NoError(t, os.Mkdir(filepath.Join(dir, cell), 0o700))
-				for _, request := range []string{"base.vhdx size=4M", "middle.avhdx parent=$DIR/base.vhdx", "leaf.avhdx parent=$DIR/middle.avhdx", "fixed.vhdx size=4M type=fixed"} {
-					request = cell + "/" + strings.ReplaceAll(request, "$DIR", cell)
-					require.NoError(t, os.WriteFile(m.Path(".vhdfs", "create"), []byte(request), 0), request)
+				service := strings.HasPrefix(row.file, ".vhdfs/")
+				if !service { // one request at a time there; elsewhere what is busy is waited for together
+					t.Parallel()
 				}
-				if state.image == "fixed.vhdx" && strings.HasPrefix(row.file, "set-parent") {
+				if state.image == "fixed.vhdx" && row.file == "set-parent" {
 					t.Skip("a fixed disk has no parent")
 				}
-				end := state.begin(t, m.Path(cell, state.image))
-				defer end()
+				cell := fmt.Sprintf("%d-%d", i, j)
+				defer state.begin(t, m.Path(cell, state.image))()
 				file := m.Path(cell, state.image, row.file)
-				if strings.HasPrefix(row.file, ".vhdfs/") {
+				if service {
 					file = m.Path(row.file)
 				}
 				request := strings.NewReplacer("$DIR", cell, "$IMAGE", state.image).Replace(row.request)
 				answersWith(t, file, request, state.want(row.cells))
 			})
 		}
+	}
+}
+
+// makeCell makes the images of a cell.
+func makeCell(t *testing.T, m *Mount, cell string) {
+	t.Helper()
+	require.NoError(t, os.Mkdir(filepath.Join(m.Images, cell), 0o700))
+	for _, request := range []string{"base.vhdx size=4M", "middle.avhdx parent=$DIR/base.vhdx", "leaf.avhdx parent=$DIR/middle.avhdx", "fixed.vhdx size=4M type=fixed"} {
+		request = cell + "/" + strings.ReplaceAll(request, "$DIR", cell)
+		require.NoError(t, os.WriteFile(m.Path(".vhdfs", "create"), []byte(request), 0), request)
 	}
 }
 
