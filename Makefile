@@ -5,10 +5,22 @@ GO ?= go
 # Packages that are tested with the race detector: those that many goroutines enter.
 RACE = ./ops ./ops/host ./vhdx ./vhd ./fs ./test/sim
 
-.PHONY: build test demo bench soak lint needs
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: build man install test demo bench soak lint needs
 
 build:
 	$(GO) build -o bin/vhdfs ./cmd/vhdfs
+
+man: build
+	rm -rf bin/man
+	bin/vhdfs docs man bin/man
+
+install: build man
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 bin/vhdfs $(DESTDIR)$(PREFIX)/bin/vhdfs
+	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 
 test: needs lint
 	GO="$(GO)" RACE="$(RACE)" ./test/run

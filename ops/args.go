@@ -108,6 +108,18 @@ func (a *Arg) synopsis() string {
 	return s
 }
 
+// Form is the argument as it is typed: "size=SIZE".
+func (a *Arg) Form() string { return a.Key() + "=" + a.placeholder() }
+
+// Description says what it is, with its long name and its default.
+func (a *Arg) Description() string {
+	s := a.Name + ": " + a.Help
+	if a.Default != "" {
+		s += ", default " + a.Default
+	}
+	return s + "."
+}
+
 func (a *Arg) placeholder() string {
 	words := make([]string, 0, len(a.Words)+1)
 	switch a.Kind {

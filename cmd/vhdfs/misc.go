@@ -80,9 +80,16 @@ const (
 func docsCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "docs",
-		Usage:  "print the table of operations for the README",
+		Usage:  "print the table of operations for the README; docs man [DIR] writes manual pages",
 		Hidden: true,
 		Action: func(c *cli.Context) error {
+			if c.Args().First() == "man" {
+				dir := "man"
+				if c.NArg() > 1 {
+					dir = c.Args().Get(1)
+				}
+				return writeManPages(c.App, dir)
+			}
 			_, err := fmt.Fprint(c.App.Writer, operationTable())
 			return err
 		},
