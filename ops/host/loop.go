@@ -17,23 +17,33 @@ import (
 // that may not be opened are judged by the path that the kernel shows of their
 // file, so that an ordinary user is warned too.
 func LoopOn(id ops.FileID) error {
-	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
+	devices, err := loopsOn(id)
+	if err != nil || len(devices) == 0 {
 		return err
 	}
+	return ops.Errorf(ops.ErrBusy, ops.StatusOwned, "loop device %s lies on the file", devices[0])
+}
+
+// loopsOn are the devices that lie on a file.
+func loopsOn(id ops.FileID) ([]string, error) {
+	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	var list []string
 	for _, shown := range backing {
-		name := filepath.Base(filepath.Dir(filepath.Dir(shown)))
-		on, err := loopFile("/dev/"+name, shown)
+		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(shown)))
+		on, err := loopFile(device, shown)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO):
 			continue // detached meanwhile, or its file has no name any more
 		case err != nil:
-			return fmt.Errorf("loop device %s: %w", name, err)
+			return nil, fmt.Errorf("loop device %s: %w", device, err)
 		case on == id:
-			return ops.Errorf(ops.ErrBusy, ops.StatusOwned, "loop device /dev/%s lies on the file", name)
+			list = append(list, device)
 		}
 	}
-	return nil
+	return list, nil
 }
 
 // loopFile is the file under a device: what the driver says, else what the path
