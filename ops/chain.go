@@ -210,3 +210,23 @@ func (l layers) extentLocked(off, max int64) (ChainExtent, error) {
 	}
 	return ChainExtent{Extent{Len: max, Kind: Zero, Pos: -1}, len(l) - 1, true}, nil
 }
+
+// locked reads layers whose locks are held.
+type locked struct{ layers }
+
+// ReadAt is [Chain.ReadAt] without its locks.
+func (l locked) ReadAt(p []byte, off int64) (int, error) {
+	size := l.sizeLocked()
+	if off < 0 || off >= size {
+		return 0, io.EOF
+	}
+	var eof error
+	if int64(len(p)) > size-off {
+		p, eof = p[:size-off], io.EOF
+	}
+	n, err := l.readLocked(p, off)
+	if err == nil {
+		err = eof
+	}
+	return n, err
+}

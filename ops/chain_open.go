@@ -114,6 +114,7 @@ func (l *Library) openParent(res *resolver, c child) (*Engine, error) {
 				return Errorf(ErrBusy, StatusParentOpen, "%s is open for writing and cannot be the parent of %s", ref.Path(), c.found.Ref.Path())
 			}
 			p.use.children++
+			p.visits.Add(1)
 			return nil
 		})
 	}

@@ -44,6 +44,7 @@ type Engine struct {
 		writer Writer // layer as a Writer once there was a writer
 		closed bool
 	}
+	visits  atomic.Int64 // how often somebody came to write, or to read through it
 	flushes flushes
 	poison  atomic.Pointer[error] // why writes and flushes are refused
 	dead    atomic.Pointer[error] // why everything is refused: it panicked

@@ -35,6 +35,7 @@ type fakeImage struct {
 	Physical uint32     `json:",omitempty"`
 	Findings []string   `json:",omitempty"` // of a check; those that begin with "mend" can be mended
 	Panics   bool       `json:",omitempty"` // ReadRun panics
+	Fixed    bool       `json:",omitempty"`
 	number   uint16
 	blocks   map[int64]byte // sector: what it is filled with; 0 is Zero, not Absent
 }
@@ -165,6 +166,9 @@ func (l *fakeLayer) Info() ops.Info {
 	id, _ := ops.ParseGUID(l.ID)
 	disk, _ := ops.ParseGUID(l.Disk)
 	info := ops.Info{Type: ops.Dynamic, LinkID: id, DiskID: disk, LogicalSector: l.Sector, PhysicalSector: l.Physical, ReadOnly: l.ReadOnly}
+	if l.Fixed {
+		info.Type = ops.Fixed
+	}
 	if l.Parent != nil {
 		info.Type = ops.Differencing
 		info.Parent = &ops.Parent{Timestamp: l.Time}

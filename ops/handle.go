@@ -145,6 +145,8 @@ func (h *Handle) countLocked(by int) {
 	}
 	if h.terms != nil {
 		h.countOperationLocked(by > 0)
+	} else if h.write && by > 0 {
+		h.engine().visits.Add(1)
 	}
 }
 

@@ -41,7 +41,7 @@ type Op struct {
 }
 
 // All is the table of operations, in the order of the documentation.
-var All = []*Op{opCheck, opConvert, opCreate, opCreateFloppy, opMerge, opSet, opSetParent, opValidate}
+var All = []*Op{opCheck, opCompact, opConvert, opCreate, opCreateFloppy, opMerge, opResize, opSet, opSetParent, opValidate}
 
 // Request is one call of an operation.
 type Request struct {
