@@ -45,6 +45,7 @@ type names struct {
 type contentHandle struct {
 	disk   *ops.Handle
 	node   *content
+	opened ops.Ref // the name of the image
 	pages  *pages
 	write  bool
 	opener uint32 // the process that opened it
@@ -187,12 +188,13 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	if err != nil {
 		return nil, err
 	}
-	disk, err := c.m.lib.Open(c.names().image, access)
+	image := c.names().image
+	disk, err := c.m.lib.Open(image, access)
 	if err != nil {
 		c.m.dismiss(v, write)
 		return nil, err
 	}
-	h := &contentHandle{disk: disk, node: c, pages: v, write: write}
+	h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write}
 	if caller, ok := fuse.FromContext(ctx); ok {
 		h.opener = caller.Pid
 	}

@@ -116,9 +116,8 @@ func (c *content) Flush(_ context.Context, f gofs.FileHandle) syscall.Errno {
 	if !ok || !h.write {
 		return 0
 	}
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	return errno(h.pages.lost.err)
+	c.awaitSize(h.pages)
+	return errno(c.lost(h.pages))
 }
 
 // Fsync implements [gofs.NodeFsyncer]: every write that completed before

@@ -3,9 +3,7 @@ package fs
 import (
 	"context"
 	"errors"
-	"fmt"
 	iofs "io/fs"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -48,60 +46,37 @@ func (c *content) Write(_ context.Context, f gofs.FileHandle, data []byte, off i
 // repairSize puts the size that the kernel believes right again: the daemon
 // truncates its own file, from a goroutine that serves no request.
 func (c *content) repairSize() {
-	v := c.beginRepair()
+	v, name := c.beginRepair()
 	if v == nil {
 		return
 	}
 	go func() {
 		defer c.endRepair(v)
-		if err := c.truncateOwn(); err != nil {
+		if err := apart(func() error { return c.truncateOwn(name) }); err != nil {
 			c.log().WithError(err).Debug("repairing the size of raw")
 		}
 	}()
 }
 
 // beginRepair is nil when one is under way, or there is nothing to repair.
-func (c *content) beginRepair() *pages {
+func (c *content) beginRepair() (*pages, ops.Ref) {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	v := c.viewLocked()
 	if v == nil || v.fixing || c.m.opts.Cache != Writeback {
-		return nil
+		return nil, ops.Ref{}
 	}
 	v.fixing = true
-	return v
+	if len(v.handles) > 0 {
+		return v, v.handles[0].opened
+	}
+	return v, v.names.image
 }
 
 func (c *content) endRepair(v *pages) {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	v.fixing = false
-}
-
-// truncateOwn sets the size of this very file of the mount to what it is. The
-// path may lead elsewhere by now: nothing is truncated outside this mount.
-func (c *content) truncateOwn() error {
-	name := "raw"
-	if c.window.part > 0 {
-		name = fmt.Sprintf("partitions/p%d", c.window.part)
-	}
-	p := filepath.Join(c.m.opts.MountPoint, c.names().image.Name, name)
-	fd, err := unix.Open(p, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	if err == nil && (st.Dev != c.m.dev || st.Ino != c.StableAttr().Ino) {
-		err = unix.ESTALE
-	}
-	if err == nil {
-		err = unix.Truncate(fmt.Sprintf("/proc/self/fd/%d", fd), c.size())
-	}
-	if e := unix.Close(fd); err == nil {
-		err = e
-	}
-	return err
 }
 
 // Allocate implements [gofs.NodeAllocater]: fallocate. Punching gives space
@@ -154,11 +129,15 @@ func (c *content) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetAt
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		return syscall.EPERM
 	}
-	if no := c.truncate(ctx, f, size); no != 0 {
+	grown, no := c.truncate(ctx, f, size)
+	if no != 0 {
 		return no
 	}
-	if no := c.Getattr(ctx, f, out); no != 0 {
+	if no := attrAfterSet(ctx, c, f, out); no != 0 {
 		return no
+	}
+	if grown > 0 {
+		out.Size = uint64(grown)
 	}
 	if size == 0 && c.m.opts.Discard {
 		c.dropPages(out)
@@ -176,24 +155,30 @@ func (c *content) dropPages(out *fuse.AttrOut) {
 }
 
 // truncate is ftruncate and O_TRUNC. The present size is nothing, without asking
-// for any lock: it is how the daemon itself repairs what the kernel believes.
-// Shrinking is refused, because dd seek=, cp and qemu-img ask for it on their
-// way to overwrite a disk.
-func (c *content) truncate(ctx context.Context, f gofs.FileHandle, size uint64) syscall.Errno {
+// for any lock: it is how the daemon itself sets right what the kernel believes.
+// More is a resize, and gives the size that the disk has then. Less is refused,
+// because dd seek=, cp and qemu-img ask for it on their way to overwrite a disk.
+func (c *content) truncate(ctx context.Context, f gofs.FileHandle, size uint64) (grown int64, no syscall.Errno) {
 	have := uint64(c.size())
+	caller, ok := fuse.FromContext(ctx)
 	switch {
 	case size == have:
-		return 0
+		return 0, 0
+	case ok && size != 0 && ownThread(caller.Pid):
+		return 0, syscall.EAGAIN // the daemon's own, which the disk has overtaken
 	case c.m.opts.ReadOnly:
-		return syscall.EROFS
+		return 0, syscall.EROFS
 	case size == 0:
-		return c.empty(ctx, f)
+		return 0, c.empty(ctx, f)
 	case size < have:
 		c.log().Warnf("truncating raw from %d to %d bytes is refused: shrink with resize", have, size)
-		return syscall.EPERM
+		return 0, syscall.EPERM
 	}
-	c.log().Warnf("truncating raw from %d to %d bytes: growing is not there", have, size)
-	return syscall.EOPNOTSUPP
+	grown, err := c.grow(ctx, size)
+	if err != nil {
+		c.log().WithError(err).Warnf("truncating raw from %d to %d bytes", have, size)
+	}
+	return grown, errno(err)
 }
 
 // empty is size 0: what > raw, O_TRUNC and tools that copy disks ask for before

@@ -54,9 +54,16 @@ func (fixed) Fsync(context.Context, gofs.FileHandle, uint32) syscall.Errno { ret
 
 // setTimes answers a SETATTR of a node that has nothing to set: times are
 // accepted and ignored, modes and owners are the host's, sizes never change.
-func setTimes(ctx context.Context, n gofs.NodeGetattrer, f gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func setTimes(ctx context.Context, n node, f gofs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	if in.Valid&(fuse.FATTR_MODE|fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE) != 0 {
 		return syscall.EPERM
 	}
+	return attrAfterSet(ctx, n, f, out)
+}
+
+// attrAfterSet is the attributes in the answer to a SETATTR, with the inode
+// number, which go-fuse leaves out there: the kernel would show 0.
+func attrAfterSet(ctx context.Context, n node, f gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Ino = n.EmbeddedInode().StableAttr().Ino
 	return n.Getattr(ctx, f, out)
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 	"vhdfs/ops"
 	"vhdfs/ops/host"
+	"vhdfs/ops/part"
 	"vhdfs/ops/view"
 	"vhdfs/test/need"
 	"vhdfs/vhd"
@@ -65,16 +67,16 @@ func serveRole() int {
 	if err != nil {
 		return fail(err)
 	}
-	k := &knobs{}
-	lib := ops.NewLibrary(ops.LibraryOptions{Top: dir, Formats: []*ops.Format{vhdx.Format, vhd.Format, k.format()}})
+	k, sz := &knobs{}, &sizes{}
+	lib := ops.NewLibrary(ops.LibraryOptions{Top: dir, Formats: []*ops.Format{vhdx.Format, vhd.Format, k.format(), sz.format()}, Tables: part.Tables{}})
 	log := logrus.New()
 	log.SetLevel(logrus.DebugLevel)
 	var live atomic.Pointer[Server]
 	s, err := Mount(context.Background(), Options{
 		Library: lib, MountPoint: o.MountPoint, Single: o.Single,
-		Ops: append([]*ops.Op{k.faultOp(), k.holdOp(), k.slowOp(), longOp, panicOp}, ops.All...), Image: imageDocuments(lib, &live),
+		Ops: slices.Concat([]*ops.Op{k.faultOp(), k.holdOp(), k.slowOp(), longOp, panicOp}, sz.ops(), ops.All), Image: imageDocuments(lib, &live),
 		ReadOnly: o.ReadOnly, AllowOther: o.AllowOther, Cache: o.Cache, Discard: o.Discard,
-		OnMounted: dir.Refuse, Log: log,
+		OnMounted: dir.Refuse, Devices: host.LoopCaches{}, Log: log,
 	})
 	if err != nil {
 		return fail(err)

@@ -78,6 +78,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 		s.cancel()
 		return nil, fmt.Errorf("mount %s: %w", o.MountPoint, err)
 	}
+	m.lib.SetCaches(m)
 	go s.serve()
 	if err := s.ready(); err != nil {
 		_ = s.Detach() // the first error says why

@@ -53,6 +53,11 @@ type Options struct {
 	// accepted, as nothing, for a disk that reads as zeros, else EEXIST.
 	Discard bool
 
+	// Devices, if not nil, are block devices of this machine over files of the
+	// mount, by what they say that they lie on: caches of their own. It is called
+	// on a thread that can only make system calls (see apart).
+	Devices ops.Caches
+
 	// OnMounted, if not nil, is called with the device number of the mount before
 	// Mount returns: paths that lead there must never be opened as images.
 	OnMounted func(dev uint64)

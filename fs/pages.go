@@ -45,6 +45,10 @@ type pages struct {
 	seen    stamp // of the chain, at the last close; empty while that is not known
 	lost    losses
 	fixing  bool // a truncation of our own raw is under way
+
+	growing   bool          // a SETATTR changes the size
+	following int           // answered ones, of which not everybody knows yet
+	followed  chan struct{} // closed when there is none any more; nil without
 }
 
 func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 }

@@ -183,7 +183,7 @@ func (t *textFile) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetA
 	if size != 0 {
 		return syscall.EINVAL
 	}
-	if no := t.Getattr(ctx, f, out); no != 0 {
+	if no := attrAfterSet(ctx, t, f, out); no != 0 {
 		return no
 	}
 	out.Size = 0

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,10 +48,10 @@ func TestTree(t *testing.T) {
 	})
 	require.Equal(t, []string{".vhdfs", "a.vhdx", "sub"}, list(t, m.mnt))
 	require.Equal(t, []string{"b.flat"}, list(t, m.path("sub")))
-	require.Equal(t, []string{"chain.json", "check", "convert", "fault", "hold", "long", "map.json", "panic", "partitions", "partitions.json",
-		"raw", "settings.json", "slow", "state.json", "validate"}, list(t, m.path("a.vhdx")))
+	require.Equal(t, []string{"caches", "chain.json", "check", "compact", "convert", "fault", "hold", "long", "map.json", "panic", "partitions", "partitions.json",
+		"raw", "resize", "settings.json", "slow", "stall", "state.json", "validate"}, list(t, m.path("a.vhdx")))
 	require.Equal(t, []string{"create", "create-floppy", "help", "jobs", "log", "metrics"}, list(t, m.path(".vhdfs")))
-	help := []string{"fault", "hold", "slow", "long", "panic"}
+	help := []string{"fault", "hold", "slow", "long", "panic", "caches", "stall"}
 	for _, op := range ops.All {
 		help = append(help, op.Name)
 	}
@@ -284,4 +285,30 @@ func inode(t *testing.T, name string) uint64 {
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(name, &st))
 	return st.Ino
+}
+
+// An inode number is the same whatever was asked last, a change of attributes
+// among it.
+func TestInodeNumberAfterAChange(t *testing.T) {
+	m := serveFlat(t, terms{}, "data", mib)
+	for _, name := range []string{"a.flat/raw", "a.flat/validate", "a.flat"} {
+		t.Run(name, func(t *testing.T) {
+			f, err := os.Open(m.path(name))
+			require.NoError(t, err)
+			defer f.Close()
+			before := openInode(t, f)
+			require.NotZero(t, before)
+			require.NoError(t, unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), make([]unix.Timespec, 2), 0))
+			require.Equal(t, before, openInode(t, f))
+			_ = unix.Truncate(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), mib) // a SETATTR, whatever its answer
+			require.Equal(t, before, openInode(t, f))
+		})
+	}
+}
+
+func openInode(t *testing.T, f *os.File) uint64 {
+	t.Helper()
+	st, err := f.Stat()
+	require.NoError(t, err)
+	return st.Sys().(*syscall.Stat_t).Ino
 }

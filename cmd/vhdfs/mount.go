@@ -16,6 +16,7 @@ import (
 
 	"vhdfs/fs"
 	"vhdfs/ops"
+	"vhdfs/ops/host"
 )
 
 func mountCommand() *cli.Command {
@@ -84,7 +85,7 @@ func mountAndServe(c *cli.Context, images, mnt string) error {
 }
 
 func mountOptions(c *cli.Context, log *logrus.Logger) (o fs.Options, cache int64, err error) {
-	o = fs.Options{Ops: ops.All, ReadOnly: c.Bool("read-only"), AllowOther: c.Bool("allow-other"), Log: log}
+	o = fs.Options{Ops: ops.All, Devices: host.LoopCaches{}, ReadOnly: c.Bool("read-only"), AllowOther: c.Bool("allow-other"), Log: log}
 	if o.Cache, err = fs.ParseCacheMode(c.String("cache")); err != nil {
 		return o, 0, err
 	}
