@@ -44,15 +44,16 @@ type blank struct {
 	bits []byte // of a differencing disk: sectors that are the block's own
 }
 
-// drop takes block b out of the table if it is zeros, and the parents are zeros
-// where it says so. It is looked at twice, first beside the guests.
+// drop takes block b out of the table if it is zeros, or of no use to anybody, and
+// the parents are zeros where it is the block that says so. It is looked at twice,
+// first beside the guests.
 func (c *compaction) drop(b int64) (gone bool, err error) {
 	if !c.o.Scan {
 		return false, nil
 	}
 	w := c.w
 	w.mu.RLock()
-	seen, ok, err := w.blankLocked(b)
+	seen, ok, err := c.blankLocked(b)
 	w.mu.RUnlock()
 	if err != nil || !ok {
 		return false, err
@@ -72,12 +73,25 @@ func (c *compaction) drop(b int64) (gone bool, err error) {
 	if w.session.poisoned {
 		return false, errPoisoned
 	}
-	now, ok, err := w.blankLocked(b)
+	now, ok, err := c.blankLocked(b)
 	if err != nil || !ok || !bytes.Equal(now.bits, seen.bits) {
 		return false, err
 	}
 	c.res.Dropped++
 	return true, w.dropLocked(b)
+}
+
+// blankLocked tells whether all that block b shows is zeros, or nobody wants it. A
+// block that nobody wants counts as if all of its sectors were its own: it is to
+// read as zeros.
+func (c *compaction) blankLocked(b int64) (blank, bool, error) {
+	d := c.w
+	off := b * d.blockSize
+	if c.o.Free == nil || !c.o.Free(off, min(d.Size()-off, d.blockSize)) {
+		return d.blankLocked(b)
+	}
+	at, ok, err := d.blockLocked(b)
+	return blank{at: at, bits: bytes.Repeat([]byte{0xff}, int(d.mapBytes))}, ok, err
 }
 
 // blankLocked tells whether all that block b shows is zeros.
