@@ -14,10 +14,17 @@ const maxScannedBlocks = 1 << 20
 // sector bitmap block of a VHDX, or the bitmap of a VHD block with its padding.
 const maxBlockGap = 1 << 20
 
-// Fragmentation is the percentage of allocated blocks of a layer that do not
+// Blocks is an image without a parent as its block table has it.
+type Blocks interface {
+	Info() ops.Info
+	Size() int64
+	Extent(off, max int64) (ops.Extent, error)
+}
+
+// Fragmentation is the percentage of allocated blocks of an image that do not
 // follow the block allocated before them in the virtual disk. Null for what is
 // not dynamic with a table that is small enough to scan.
-func Fragmentation(l ops.Layer) (*uint32, error) {
+func Fragmentation(l Blocks) (*uint32, error) {
 	info, zero := l.Info(), uint32(0)
 	size, block := l.Size(), int64(info.BlockSize)
 	switch {
@@ -52,14 +59,28 @@ func Fragmentation(l ops.Layer) (*uint32, error) {
 	return &percent, nil
 }
 
-func (s *Source) fragmentation(f *ops.Found) (*uint32, error) {
+// opened is the map of an image that may be in use: what is open is seen through
+// its writer.
+type opened struct{ *ops.Handle }
+
+func (o opened) Extent(off, max int64) (ops.Extent, error) {
+	x, err := o.Handle.Extent(off, max)
+	return x.Extent, err
+}
+
+// fragmentation is null where the table cannot be read, as [Source.minInternalSize]
+// is.
+func (s *Source) fragmentation(f *ops.Found) *uint32 {
 	if t := f.Info.Type; t != ops.Dynamic && t != ops.Fixed {
-		return nil, nil
+		return nil
 	}
-	l, err := s.Library.OpenLayer(s.Image)
+	h, err := s.Library.Look(s.Image)
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	percent, err := Fragmentation(l)
-	return percent, errors.Join(err, l.Close())
+	percent, err := Fragmentation(opened{h})
+	if errors.Join(err, h.Close()) != nil {
+		return nil
+	}
+	return percent
 }

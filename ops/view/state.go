@@ -40,7 +40,7 @@ type State struct {
 
 // Measured is what takes more than looking at the image's headers.
 type Measured struct {
-	FileSize                int64 // of the file that holds the disk
+	File                    ops.FileStat // of the file that holds the disk
 	MinInternalSize         *int64
 	FragmentationPercentage *uint32
 	Children                []string
@@ -53,16 +53,16 @@ func NewState(links []ops.Link, m Measured, live Live) *State {
 	info := &found.Info
 	stamp := info.Timestamp
 	if stamp.IsZero() {
-		stamp = found.Stat.Mtime
+		stamp = m.File.Mtime
 	}
 	s := &State{
-		FileSize:                m.FileSize,
+		FileSize:                m.File.Size,
 		MinInternalSize:         m.MinInternalSize,
-		PhysicalSectorSize:      found.Stat.SectorSize,
+		PhysicalSectorSize:      m.File.SectorSize,
 		FragmentationPercentage: m.FragmentationPercentage,
 		Timestamp:               DateTime(stamp),
 		Type:                    info.Type.String(),
-		AllocatedSize:           found.Stat.Blocks * 512,
+		AllocatedSize:           m.File.Blocks * 512,
 		Attached:                live.Attached,
 		Device:                  live.Device,
 		OpenHandles:             live.OpenHandles,
@@ -106,22 +106,20 @@ func (s *Source) state() (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := Measured{FileSize: links[0].Found.Stat.Size, UndoRecord: links[0].Found.UndoRecord()}
+	m := Measured{File: links[0].Found.Stat, UndoRecord: links[0].Found.UndoRecord()}
 	if f := links[0].Found; f.Set != nil && f.Err == nil {
 		leaf, err := s.Library.Inspect(f.Leaf)
 		if err != nil {
 			return nil, err
 		}
-		m.FileSize = leaf.Stat.Size
+		m.File = leaf.Stat
 	}
 	if m.Children, err = s.children(); err != nil {
 		return nil, err
 	}
 	if broken(links) == nil {
 		m.MinInternalSize = s.minInternalSize()
-		if m.FragmentationPercentage, err = s.fragmentation(links[0].Found); err != nil {
-			return nil, err
-		}
+		m.FragmentationPercentage = s.fragmentation(links[0].Found)
 	}
 	state := NewState(links, m, s.Live)
 	state.PendingMerge = pendingMerge(s.Library, links)

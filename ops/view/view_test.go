@@ -125,7 +125,7 @@ func TestStateStartsWithTheServicesProperties(t *testing.T) {
 
 func TestState(t *testing.T) {
 	floor := int64(107373150720)
-	s := NewState(chain(), Measured{FileSize: 4194304, MinInternalSize: &floor, Children: []string{"/vms/leaf.avhdx"}},
+	s := NewState(chain(), Measured{File: chain()[0].Found.Stat, MinInternalSize: &floor, Children: []string{"/vms/leaf.avhdx"}},
 		Live{Attached: true, Device: "/dev/loop3", OpenHandles: 2, LastOperation: &ops.Answer{Operation: "check"}})
 	require.Equal(t, `{
   "FileSize": 4194304,
@@ -160,7 +160,7 @@ func TestState(t *testing.T) {
 func TestStateOfABrokenImageSaysWhy(t *testing.T) {
 	links := []ops.Link{{Ref: ref("x.vhdx"), Found: &ops.Found{Format: vhdxLike,
 		Err: ops.Corruptf(ops.StatusBATCorrupt, "vhdx: bat entry 812: offset 0x7f00000 past end of file 0x6c00000")}}}
-	s := NewState(links, Measured{FileSize: 5}, Live{})
+	s := NewState(links, Measured{File: ops.FileStat{Size: 5}}, Live{})
 	require.Equal(t, "vhdx: bat entry 812: offset 0x7f00000 past end of file 0x6c00000: image is corrupt. Run check for all findings; nothing was changed.", s.Error)
 	require.Equal(t, "EUCLEAN", s.Errno)
 	require.Equal(t, uint32(0xC03A000A), s.StatusCode)
