@@ -31,6 +31,7 @@ demo: needs build
 
 bench: needs build
 	./test/bench/bench bin/vhdfs
+	./test/bench/peers bin/vhdfs
 
 # Fuzz every parser for a minute each.
 soak:

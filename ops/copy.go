@@ -9,9 +9,10 @@ import (
 )
 
 // What a copy holds in memory: each worker a chunk of the source and, for a
-// child, one of its parent: 16 MiB in all.
+// child, one of its parent: 8 MiB in all. More workers only wait for one
+// another: a host writes into one file one after the other.
 const (
-	copyWorkers = 8
+	copyWorkers = 4
 	copyChunk   = 1 << 20
 	copyGranule = 64 << 10 // zeros, and what the parent holds, are left out in these units
 	copyStride  = 1 << 30  // of holes, between two looks whether to go on
