@@ -39,7 +39,7 @@ func openLayer(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	if o.Write {
-		return &Writer{Disk: d}, nil
+		return &Writer{Disk: d, watch: watch{block: noBlock}}, nil
 	}
 	return d, nil
 }

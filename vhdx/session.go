@@ -39,6 +39,7 @@ type Writer struct {
 	session *session // nil before the first change
 	newFile bool     // FileWriteGuid of this opening is in the file
 	newLink bool     // DataWriteGuid of this opening is in the file
+	watch   watch    // the block that is being compacted
 }
 
 // session is what a Writer knows between the first change and the close.

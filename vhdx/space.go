@@ -1,6 +1,9 @@
 package vhdx
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // spaceMap says which mebibytes of a file belong to something: 8 MiB of memory
 // for the largest file.
@@ -78,6 +81,41 @@ func (m *spaceMap) find(from, n int64) (at, next int64) {
 		next = m.units
 	}
 	return -1, next
+}
+
+func (m *spaceMap) clone() *spaceMap {
+	return &spaceMap{words: slices.Clone(m.words), units: m.units}
+}
+
+// lastBelow is the highest taken mebibyte below i; -1 when there is none.
+func (m *spaceMap) lastBelow(i int64) int64 {
+	for i > 0 {
+		w := m.words[(i-1)/64] << (63 - (i-1)%64)
+		if w != 0 {
+			return i - 1 - int64(bits.LeadingZeros64(w))
+		}
+		i = (i - 1) / 64 * 64
+	}
+	return -1
+}
+
+// fold moves pieces of n mebibytes, which start where starts says, highest first,
+// to the lowest free space as long as that lies below. It answers from which
+// mebibyte on pieces moved, and how many.
+func (m *spaceMap) fold(starts *spaceMap, n int64) (from, moves int64) {
+	from = m.units
+	search := int64(0)
+	for hi := starts.lastBelow(starts.units); hi >= 0; hi = starts.lastBelow(hi) {
+		lo, next := m.find(search, n)
+		if lo < 0 || lo+n > hi {
+			break
+		}
+		m.claim(span{lo * mib, (lo + n) * mib})
+		m.release(span{hi * mib, (hi + n) * mib})
+		search, from = next, hi
+		moves++
+	}
+	return from, moves
 }
 
 // end is where the last taken mebibyte ends, in bytes.

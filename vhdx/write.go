@@ -71,6 +71,7 @@ func (w *Writer) writeInPlace(p []byte, off int64) (bool, error) {
 	if err != nil || x.Kind != ops.Data || x.Len < int64(len(p)) {
 		return false, err
 	}
+	w.touch(off)
 	return true, w.put(p, x.Pos)
 }
 
@@ -100,6 +101,7 @@ func (w *Writer) roomForChange() error {
 // The BAT entry changes last, and only in memory: up to there the block is what
 // it was, and until a flush it is that after a crash.
 func (w *Writer) storeLocked(p []byte, off int64) error {
+	w.touch(off)
 	g := w.geometry
 	b, in := off/g.block, off%g.block
 	i := g.payloadIndex(b)

@@ -65,6 +65,7 @@ func (w *Writer) zeroBlock(off, n int64, unmap bool) error {
 	if err := w.showLocked(); err != nil {
 		return err
 	}
+	w.touch(off)
 	g := w.geometry
 	b, in := off/g.block, off%g.block
 	i := g.payloadIndex(b)
