@@ -64,11 +64,9 @@ func runResize(ctx context.Context, r *Request) (_ Fields, err error) {
 		return z.fields(), err
 	}
 	r.Begin(0)
-	if err := z.carryOut(ctx); err != nil {
-		return z.fields(), err
-	}
+	err = z.carryOut(ctx)
 	z.tell()
-	return z.fields(), nil
+	return z.fields(), err
 }
 
 // prepare decides the size and asks everything that forbids it, cheapest first.
@@ -230,11 +228,12 @@ func (z *resizing) plan() (p Plan, err error) {
 //	move the GPT    they fit the smaller size, of a disk that is larger still
 //	shrink          the disk has the new size
 //
-// Each step is durable before the next. Guests go on, but for the moment in
+// Each step is durable before the next. A disk that has its size already is asked
+// for it all the same, which gives back what a failure left. Guests go on, but for the moment in
 // which a disk shrinks: nothing may be on its way to what is cut off, and the
 // partition table is looked at once more when nobody can write one.
 func (z *resizing) carryOut(ctx context.Context) error {
-	if z.new > z.old {
+	if z.new >= z.old {
 		if err := z.Do(func(w Writer) error { return w.(Resizer).Resize(ctx, z.new, z.below) }); err != nil {
 			return err
 		}
@@ -265,15 +264,18 @@ func (z *resizing) carryOut(ctx context.Context) error {
 	})
 }
 
-// tell makes those who have the disk open see what it is now. It is done all the
-// same where they cannot be told.
+// tell makes those who have the disk open see what it is now: it may have become
+// smaller though something failed after that. It is done all the same where they
+// cannot be told.
 func (z *resizing) tell() {
-	if z.new != z.old {
-		z.warn(z.Resized())
+	now := z.Size()
+	if now == z.old || now == 0 { // 0: the image is poisoned, or closed underneath
+		return
 	}
+	z.warn(z.Resized())
 	switch l := z.layout; {
-	case l == nil || !l.GPT || z.movegpt || z.new == z.old:
-	case z.new < z.old:
+	case l == nil || !l.GPT || z.movegpt:
+	case now < z.old:
 		z.warnings = append(z.warnings, "the backup GPT is cut off; resize with movegpt=true, or a partitioning tool, writes it anew")
 	default:
 		z.warnings = append(z.warnings, "the backup GPT is not at the end of the disk; resize with movegpt=true, or a partitioning tool, moves it")
