@@ -75,11 +75,13 @@ func (w *Writer) switchLog(size int64, cut bool) error {
 // Until a header names the new one, nothing of the old one is needed. size is
 // that of the file, which is durable.
 func (w *Writer) renewLogLocked(size int64) error {
-	if h := w.headers.current; !h.log.IsZero() {
+	// A header that could not be written may stand there, and name a log.
+	if h := w.headers.current; !h.log.IsZero() || !w.newFile {
 		h.log = ops.GUID{}
 		if err := w.putHeaderLocked(h, "vhdx.header.restart"); err != nil {
 			return err
 		}
+		w.newFile = true
 	}
 	l, err := w.startLogLocked(size, ops.GUID{})
 	w.session.log = l
