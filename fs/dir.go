@@ -46,8 +46,7 @@ func (m *mount) stat(name string) (ops.FileStat, error) {
 	if name == "" {
 		name = "."
 	}
-	r := m.lib.Top(name)
-	return r.Dir.Stat(r.Name)
+	return m.lib.Stat(m.lib.Top(name))
 }
 
 // Getattr implements [gofs.NodeGetattrer].

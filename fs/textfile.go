@@ -2,7 +2,9 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"io"
+	iofs "io/fs"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -72,14 +74,18 @@ func (m *mount) text(render func(io.Writer) error) *textFile {
 	return &textFile{m: m, mode: 0o444, stat: m.statOf(ops.Ref{}), render: render}
 }
 
-// statOf gives a small file the times of the image that it is about.
+// statOf gives a small file the times of the image that it is about. Who still has
+// one open when an operation has ended its image may go on reading the answer.
 func (m *mount) statOf(ref ops.Ref) func() (*ops.FileStat, error) {
 	return func() (*ops.FileStat, error) {
 		if ref.Dir == nil {
 			st := m.now()
 			return &st, nil
 		}
-		st, err := ref.Dir.Stat(ref.Name)
+		st, err := m.lib.Stat(ref)
+		if errors.Is(err, iofs.ErrNotExist) {
+			st, err = m.now(), nil
+		}
 		return &st, err
 	}
 }

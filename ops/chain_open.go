@@ -30,9 +30,11 @@ func (l layers) unchangedLocked() error {
 	return nil
 }
 
-// join makes the chain of an engine, or takes the one that its handles share.
-func (l *Library) join(e *Engine) (*Chain, error) {
+// join makes the chain of a handle's engine, or takes the one that its handles
+// share.
+func (l *Library) join(h *Handle) (*Chain, error) {
 	l.mu.Lock()
+	e := h.engine()
 	c := e.use.chain
 	l.mu.Unlock()
 	if c != nil {

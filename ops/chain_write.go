@@ -54,27 +54,35 @@ func (e *Engine) upgrade(r Ref, a Access, o OpenOptions) error {
 
 // downgrade ends the write session in place: the engine reads from then on, as
 // if it had just been opened. The locks for writing stay until it is closed: they
-// cannot be given back without a moment in which anybody may write.
+// cannot be given back without a moment in which anybody may write. When it fails
+// the engine can be read all the same.
 func (e *Engine) downgrade() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.refusalLocked(); err != nil || e.mu.writer == nil {
 		return err
 	}
-	var closed error
-	e.lib.guard("close "+e.ref.Path(), &closed, func() { closed = e.mu.writer.Close() })
-	layer, err := e.newLayer(heldFile{e.file}, OpenOptions{})
-	if err != nil {
-		err = Wrapf(err, ErrPoisoned, 0, "%s cannot be opened again", e.ref.Path())
-		e.dead.CompareAndSwap(nil, &err)
-		return errors.Join(closed, err)
-	}
-	e.mu.layer, e.mu.writer = layer, nil
-	st, err := e.file.Stat()
+	var err error
+	var flushed Layer
+	e.lib.guard("close "+e.ref.Path(), &err, func() { err = e.mu.writer.Flush() })
 	if err == nil {
+		flushed, err = e.newLayer(heldFile{e.file}, OpenOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	e.lib.guard("close "+e.ref.Path(), &err, func() { err = e.mu.writer.Close() })
+	e.mu.layer, e.mu.writer = flushed, nil
+	closed, openErr := e.newLayer(heldFile{e.file}, OpenOptions{})
+	if openErr == nil {
+		e.mu.layer = closed
+		openErr = flushed.Close()
+	}
+	st, statErr := e.file.Stat()
+	if statErr == nil {
 		e.stat = st
 	}
-	return errors.Join(closed, err)
+	return errors.Join(err, openErr, statErr)
 }
 
 // refuseWriteLocked says why nothing can be written.
@@ -121,6 +129,7 @@ func (c *Chain) forWriting(off, n int64, f func(layers) error) error {
 	if err := l.checkWriteLocked(off, n); err != nil {
 		return err
 	}
+	defer l.wroteLocked(off, n)
 	return f(l)
 }
 
@@ -134,6 +143,7 @@ func (c *Chain) writeShared(off, n int64, f func(layers) error) (bool, error) {
 	if err := l.checkWriteLocked(off, n); err != nil || !l.wholeSectors(off, n, l.sizeLocked()) {
 		return false, err
 	}
+	defer l.wroteLocked(off, n)
 	return true, f(l)
 }
 

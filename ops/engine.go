@@ -25,16 +25,19 @@ type Engine struct {
 	gone   chan struct{} // closed when the locks are given back
 
 	use struct { // guarded by Library.mu
-		refs       int       // chains and handles; 0: closing
-		named      int       // handles by a name of the file itself
-		writers    int       // handles for writing, or about to be
-		admitted   int       // of these that were found to be allowed
-		upgraded   bool      // there was a writer: the file may lag behind
-		setWriters int       // of these through a set
-		children   int       // chains that read through it
-		still      int       // operations that keep writers out
-		operation  string    // the one that works on it, "" without
-		alone      bool      // that operation keeps everybody out
+		refs       int    // chains and handles; 0: closing
+		named      int    // handles by a name of the file itself
+		writers    int    // handles for writing, or about to be
+		admitted   int    // of these that were found to be allowed
+		upgraded   bool   // there was a writer: the file may lag behind
+		setWriters int    // of these through a set
+		children   int    // chains that read through it
+		still      int    // operations that keep writers out
+		operation  string // the one that works on it, "" without
+		alone      bool   // that operation keeps everybody out
+		handles    map[*Handle]bool
+		former     int       // of these by the name of an image that is this one now
+		movedOn    bool      // its handles went over to another engine
 		merge      *mergeUse // what it is in a merge under way, nil in none
 		chain      *Chain    // of the handles, nil before the first
 	}
@@ -46,8 +49,9 @@ type Engine struct {
 	}
 	visits  atomic.Int64 // how often somebody came to write, or to read through it
 	flushes flushes
-	poison  atomic.Pointer[error] // why writes and flushes are refused
-	dead    atomic.Pointer[error] // why everything is refused: it panicked
+	written atomic.Pointer[writeLog] // who copies the image wants to know of writes; nil: nobody
+	poison  atomic.Pointer[error]    // why writes and flushes are refused
+	dead    atomic.Pointer[error]    // why everything is refused: it panicked
 }
 
 // heldFile is the file that an engine keeps: a layer that closes must not give
@@ -218,12 +222,16 @@ func (e *Engine) close() (err error) {
 func (l *Library) Close() error {
 	l.mu.Lock()
 	l.mu.closed = true
+	for _, f := range l.mu.former {
+		l.mu.ended = append(l.mu.ended, f.file)
+	}
+	clear(l.mu.former)
 	var open []*Engine
 	for _, e := range l.mu.engines {
 		open = append(open, e)
 	}
 	l.mu.Unlock()
-	var errs []error
+	errs := []error{l.closeFormer()}
 	for _, e := range open {
 		if <-e.opened; e.err == nil {
 			errs = append(errs, e.close())

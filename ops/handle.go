@@ -17,6 +17,7 @@ type Handle struct {
 	write    bool
 	admitted bool   // counted in Engine.use.admitted
 	still    bool   // counted in Engine.use.still
+	former   bool   // opened by the name of an image that is this one now; see formerName
 	terms    *Terms // of an operation, nil for a guest's handle
 	closed   atomic.Bool
 }
@@ -41,10 +42,7 @@ func (h *Handle) engine() *Engine { return h.at.Load() }
 
 func (h *Handle) open(r Ref, a Access) error {
 	l := h.lib
-	e, err := l.acquire(r, a)
-	if errors.Is(err, errIsSet) {
-		e, err = h.acquireLeaf(r)
-	}
+	e, err := h.acquire(r, a)
 	if err != nil {
 		return err
 	}
@@ -54,10 +52,14 @@ func (h *Handle) open(r Ref, a Access) error {
 		err = h.enter()
 	}
 	if err != nil {
-		return errors.Join(err, l.release(e))
+		err = errors.Join(err, l.release(e))
+		if errors.Is(err, errMovedOn) {
+			return h.open(r, a)
+		}
+		return err
 	}
 	if h.terms == nil || !h.terms.Alone {
-		h.chain, err = l.join(e)
+		h.chain, err = l.join(h)
 	} else {
 		h.chain = newChain(layers{e})
 	}
@@ -68,6 +70,20 @@ func (h *Handle) open(r Ref, a Access) error {
 		return errors.Join(err, h.Close())
 	}
 	return nil
+}
+
+// acquire is the engine of a name: of a set its leaf's, and that of the image
+// which another one of this name became.
+func (h *Handle) acquire(r Ref, a Access) (*Engine, error) {
+	if e := h.lib.acquireFormer(r); e != nil {
+		h.former, h.ref = true, e.ref
+		return e, nil
+	}
+	e, err := h.lib.acquire(r, a)
+	if errors.Is(err, errIsSet) {
+		return h.acquireLeaf(r)
+	}
+	return e, err
 }
 
 // enter waits a moment for what is in the way of a guest's handle or of the terms
@@ -106,6 +122,12 @@ func (h *Handle) enterLocked() error {
 	e := h.engine()
 	use := &e.use
 	switch {
+	case use.movedOn:
+		return errMovedOn
+	case h.former && h.terms != nil:
+		return Errorf(ErrBusy, StatusOwned, "another image was merged into %s, and is still open by its own name", e.ref.Path())
+	case !h.former && use.former > 0:
+		return Errorf(ErrBusy, StatusOwned, "%s is open by the name of an image that was merged into it", e.ref.Path())
 	case h.set == nil && use.setWriters > 0:
 		return Errorf(ErrBusy, StatusOwned, "%s: its set is open for writing", e.ref.Path())
 	case h.set != nil && h.write && use.named > 0:
@@ -128,7 +150,18 @@ func (h *Handle) enterLocked() error {
 
 func (h *Handle) countLocked(by int) {
 	use := &h.engine().use
-	if h.set == nil {
+	if by > 0 {
+		if use.handles == nil {
+			use.handles = map[*Handle]bool{}
+		}
+		use.handles[h] = true
+	} else {
+		delete(use.handles, h)
+	}
+	switch {
+	case h.former:
+		h.lib.countFormerLocked(h.engine(), by)
+	case h.set == nil:
 		use.named += by
 	}
 	if h.write && !h.quiet() {
@@ -154,9 +187,8 @@ func (h *Handle) countLocked(by int) {
 // asked is there already, and upgrades the engine. This handle is counted as a
 // writer meanwhile, so that no child comes between.
 func (h *Handle) beginWriting() error {
-	use := &h.engine().use
 	h.lib.mu.Lock()
-	asked := use.admitted > 0
+	asked := h.engine().use.admitted > 0
 	h.lib.mu.Unlock()
 	if !asked || h.terms != nil {
 		if err := h.mayWrite(); err != nil {
@@ -167,6 +199,7 @@ func (h *Handle) beginWriting() error {
 		return err
 	}
 	h.lib.mu.Lock()
+	use := &h.engine().use
 	if !h.quiet() {
 		h.admitted = true
 		use.admitted++
@@ -231,10 +264,11 @@ func (h *Handle) Close() error {
 		return iofs.ErrClosed
 	}
 	h.lib.mu.Lock()
+	e := h.engine()
 	h.countLocked(-1)
 	h.lib.freedLocked()
 	h.lib.mu.Unlock()
-	return h.lib.release(h.engine())
+	return errors.Join(h.lib.release(e), h.lib.closeFormer())
 }
 
 // call runs one request: refused on a closed handle, and a panic in it ends the

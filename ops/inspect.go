@@ -25,7 +25,12 @@ const (
 // nothing. Answers are cached by identity, size and times of the file.
 // A file that cannot be opened is a Found with Err; the error result is only
 // for a name that is not there or not a regular file.
-func (l *Library) Inspect(r Ref) (*Found, error) { return l.inspect(r, Read, true) }
+func (l *Library) Inspect(r Ref) (*Found, error) {
+	if found := l.inspectFormer(r); found != nil {
+		return found, nil
+	}
+	return l.inspect(r, Read, true)
+}
 
 // inspect takes NoFollow for names that were read out of an image, and sets
 // false where only a disk will do: a set that leads to a set ends there.

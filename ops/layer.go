@@ -15,6 +15,9 @@ const layerCache = 4 << 20
 // the writer, may be between two states. For a set it is the set's leaf. The
 // caller closes it.
 func (l *Library) OpenLayer(r Ref) (Layer, error) {
+	if into, ok := l.MergedInto(r); ok {
+		r = into
+	}
 	found, err := l.Inspect(r)
 	if err != nil {
 		return nil, err

@@ -38,7 +38,9 @@ type Library struct {
 	mu        struct {
 		sync.Mutex
 		engines map[FileID]*Engine
-		freed   chan struct{} // closed, and made anew, when a user is gone
+		former  map[string]*formerName // by host path
+		ended   []File                 // of former names that are to be closed
+		freed   chan struct{}          // closed, and made anew, when a user is gone
 		closed  bool
 	}
 }
@@ -50,6 +52,7 @@ func NewLibrary(o LibraryOptions) *Library {
 	}
 	l := &Library{opts: o, inspected: newInspectCache(inspectBudget)}
 	l.mu.engines = map[FileID]*Engine{}
+	l.mu.former = map[string]*formerName{}
 	l.mu.freed = make(chan struct{})
 	return l
 }
@@ -74,7 +77,13 @@ func extension(name string) string { return strings.ToLower(path.Ext(name)) }
 
 // List is a folder of the image folder: its sub-folders and the files with an
 // image's name. It opens no image. Our own state folders are left out.
-func (l *Library) List(dir string) ([]DirEntry, error) { return l.list(l.opts.Top, dir) }
+func (l *Library) List(dir string) ([]DirEntry, error) {
+	list, err := l.list(l.opts.Top, dir)
+	if err != nil {
+		return nil, err
+	}
+	return l.withFormer(l.opts.Top, dir, list), nil
+}
 
 func (l *Library) list(d Dir, name string) ([]DirEntry, error) {
 	all, err := d.List(name)

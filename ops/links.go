@@ -18,6 +18,9 @@ const (
 // ChainOf follows the parents of an image as far as they can be found, without
 // locks. The last link's Err says why a chain is broken; nil when it is whole.
 func (l *Library) ChainOf(r Ref) ([]Link, error) {
+	if into, ok := l.MergedInto(r); ok {
+		r = into
+	}
 	found, err := l.Inspect(r)
 	if err != nil {
 		return nil, err
@@ -110,7 +113,7 @@ func (r *resolver) scanFolder(d Dir, name string, above []FileID) error {
 			}
 			continue
 		}
-		found, err := r.lib.Inspect(Ref{Dir: d, Name: at})
+		found, err := r.lib.inspect(Ref{Dir: d, Name: at}, Read, true)
 		if skip(err) {
 			continue
 		}

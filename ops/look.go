@@ -7,6 +7,9 @@ import "errors"
 // its engine, with what its writers have not flushed; of an image that somebody
 // else writes, metadata may be seen half written, and fail.
 func (l *Library) Look(r Ref) (*Handle, error) {
+	if _, ok := l.MergedInto(r); ok {
+		return l.Open(r, Read)
+	}
 	found, err := l.Inspect(r)
 	if err != nil {
 		return nil, err

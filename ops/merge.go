@@ -38,7 +38,9 @@ type merger struct {
 	state    mergeState // in which it was found
 	journal  mergeJournal
 	claimed  bool
-	upgraded []*Engine
+	upgraded []*Engine // which are to be read again in the end
+	left     []*Engine // parts in engines that chains have given up
+	log      *writeLog // of the source, while guests may write it
 	hingeW   Writer
 	destW    Writer
 	mover    *mover
@@ -65,6 +67,12 @@ func (m *merger) run(ctx context.Context) error {
 	if err := m.begin(); err != nil {
 		return err
 	}
+	frozen := len(m.kids) > 0 || m.state == mergeMoved
+	if !frozen {
+		m.log = newWriteLog(m.src.Size())
+		m.source().written.Store(m.log)
+		defer m.source().written.Store(nil)
+	}
 	if m.state == mergeMoving {
 		if err := m.fill(ctx); err != nil {
 			return err
@@ -73,13 +81,11 @@ func (m *merger) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := m.rest(m.dest()); err != nil {
-		return err
+	finish := m.handOver
+	if frozen {
+		finish = m.relink
 	}
-	if err := m.relink(); err != nil {
-		return err
-	}
-	if err := m.cut(); err != nil {
+	if err := finish(ctx); err != nil {
 		return err
 	}
 	n := &mergeEnd{lib: m.lib, rec: m.rec, files: m.files(), journal: m.journal}
@@ -106,6 +112,9 @@ func (m *merger) fill(ctx context.Context) error {
 		return err
 	}
 	if err := m.mover.run(ctx, 0, m.src.Size()); err != nil {
+		return err
+	}
+	if err := m.follow(ctx); err != nil {
 		return err
 	}
 	return m.mover.withDest(Writer.Flush)
@@ -191,27 +200,28 @@ func (m *merger) below() int64 {
 func (m *merger) rest(e *Engine) error { return e.downgrade() }
 
 // relink makes the images that were made from the source children of the
-// destination, one by one: each reads the same before and after.
-func (m *merger) relink() error {
-	if len(m.kids) == 0 {
-		return nil
+// destination, one by one, in their files and then where they are open: each reads
+// the same before and after. The source, which nobody writes, is cut off then.
+func (m *merger) relink(context.Context) error {
+	if err := m.rest(m.dest()); err != nil {
+		return err
 	}
 	if err := m.journal.mark(markMoved); err != nil {
 		return err
 	}
 	for _, k := range m.kids {
-		err := k.Do(func(w Writer) error { return m.record(k.engine(), w, CreateParent{LinkID: m.rec.NextID}) })
+		p, err := m.parentOf(k.engine(), CreateParent{LinkID: m.rec.NextID})
 		if err != nil {
+			return err
+		}
+		if err := k.Do(func(w Writer) error { return w.(Relinker).SetParent(p) }); err != nil {
 			return err
 		}
 		m.reparented = append(m.reparented, k.ref.Path())
 	}
-	return nil
-}
-
-// cut makes the hinge record a parent that is none. The mark before it says how a
-// hinge that is gone is to be understood.
-func (m *merger) cut() error {
+	if err := m.relay(); err != nil {
+		return err
+	}
 	if err := m.journal.mark(markEnding); err != nil {
 		return err
 	}
@@ -220,19 +230,26 @@ func (m *merger) cut() error {
 
 // record makes an image record the destination as its parent, with the ids of p.
 func (m *merger) record(e *Engine, w Writer, p CreateParent) error {
-	info, _, err := m.dest().describe()
+	p, err := m.parentOf(e, p)
 	if err != nil {
-		return err
-	}
-	st, err := m.dest().file.Stat()
-	if err != nil {
-		return err
-	}
-	p.DiskID, p.Timestamp, p.Absolute = info.DiskID, st.Mtime, m.dest().ref.Path()
-	if p.Relative, err = relativePath(e.ref.Path(), p.Absolute); err != nil {
 		return err
 	}
 	return m.judge(e, w.(Relinker).SetParent(p))
+}
+
+// parentOf is what an image records of the destination, with the ids of p.
+func (m *merger) parentOf(e *Engine, p CreateParent) (CreateParent, error) {
+	info, _, err := m.dest().describe()
+	if err != nil {
+		return p, err
+	}
+	st, err := m.dest().file.Stat()
+	if err != nil {
+		return p, err
+	}
+	p.DiskID, p.Timestamp, p.Absolute = info.DiskID, st.Mtime, m.dest().ref.Path()
+	p.Relative, err = relativePath(e.ref.Path(), p.Absolute)
+	return p, err
 }
 
 // judge lets a layer that poisoned itself refuse writes for its engine too.
@@ -255,6 +272,9 @@ func (m *merger) close() error {
 	}
 	if m.src != nil {
 		err = errors.Join(err, m.src.Close())
+	}
+	for _, e := range m.left {
+		err = errors.Join(err, m.lib.release(e))
 	}
 	return errors.Join(err, m.journal.close())
 }

@@ -48,6 +48,14 @@ func (m *merger) claim(kids []FileID) error {
 	})
 }
 
+// merging tells whether a merge that runs here has claimed an engine, or is
+// through with it.
+func (l *Library) merging(e *Engine) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return e.use.merge != nil || e.use.movedOn
+}
+
 // unclaim takes claim back.
 func (m *merger) unclaim() {
 	if !m.claimed {
@@ -77,13 +85,13 @@ func (m *merger) othersLocked(kids []FileID) error {
 			return e.operated(use.operation)
 		case use.still > 0:
 			return Errorf(ErrBusy, StatusOwned, "%s is read by an operation", e.ref.Path())
-		case use.named > own:
+		case use.named > own && (i > 0 || len(kids) > 0):
 			return Errorf(ErrBusy, StatusOwned, "%s is open", e.ref.Path())
 		}
 		if m.state == mergeMoved && e == m.dest() {
 			continue // it is what other images are made from, and changes no more
 		}
-		if err := m.chainsLocked(e, i); err != nil {
+		if err := m.chainsLocked(e, i, kids); err != nil {
 			return err
 		}
 	}
@@ -91,19 +99,20 @@ func (m *merger) othersLocked(kids []FileID) error {
 }
 
 // chainsLocked looks whether every chain through file i of the merge comes from
-// its source.
-func (m *merger) chainsLocked(e *Engine, i int) error {
+// its source, by way of an image that is known.
+func (m *merger) chainsLocked(e *Engine, i int, kids []FileID) error {
 	known := 0
 	for _, x := range m.lib.mu.engines {
 		if x.use.chain == nil {
 			continue
 		}
-		at := slices.Index(x.use.chain.layers(), e)
+		l := x.use.chain.layers()
+		at := slices.Index(l, e)
 		if at <= 0 {
 			continue
 		}
 		known++
-		if at < i || !slices.Equal(x.use.chain.layers()[at-i:at], m.line[:i]) || x != m.line[0] {
+		if at < i || !slices.Equal(l[at-i:at], m.line[:i]) || at > i && !slices.Contains(kids, l[at-i-1].id) {
 			return Errorf(ErrBusy, StatusParentOpen, "%s is the parent of %s, which is open", e.ref.Path(), x.ref.Path())
 		}
 	}

@@ -22,6 +22,7 @@ type mover struct {
 	upper layers // the source and the disks between
 	dest  *Engine
 	block int64 // of the destination, in bytes; 0 without
+	held  bool  // whoever moves has all of them for himself
 
 	progress func(done int64) // is told how many bytes of data are done, by one worker at a time
 	mu       struct {
@@ -60,11 +61,20 @@ func (v *mover) extentLocked(off, max int64) (Extent, error) {
 }
 
 func (v *mover) extent(off, max int64) (Extent, error) {
-	if err := v.upper.rLock(); err != nil {
+	unlock, err := v.lock(v.upper)
+	if err != nil {
 		return Extent{}, err
 	}
-	defer v.upper.rUnlock()
+	defer unlock()
 	return v.extentLocked(off, max)
+}
+
+// lock holds layers for reading, unless they are held already.
+func (v *mover) lock(l layers) (unlock func(), err error) {
+	if v.held {
+		return func() {}, nil
+	}
+	return l.rUnlock, l.rLock()
 }
 
 // run moves [off, end). When ctx ends it stops within the time of one piece for
@@ -156,10 +166,11 @@ func (v *mover) move(off, n int64, buf []byte) error {
 
 // read is the run at off with, of data, the bytes of one moment.
 func (v *mover) read(off, max int64, buf []byte) (Extent, error) {
-	if err := v.upper.rLock(); err != nil {
+	unlock, err := v.lock(v.upper)
+	if err != nil {
 		return Extent{}, err
 	}
-	defer v.upper.rUnlock()
+	defer unlock()
 	x, err := v.extentLocked(off, max)
 	if err != nil || x.Kind != Data {
 		return x, err
@@ -213,15 +224,15 @@ func (v *mover) zero(off, n int64) error {
 // withDest runs f with the layer of the destination.
 func (v *mover) withDest(f func(w Writer) error) error {
 	e := v.dest
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	if err := e.refusalLocked(); err != nil {
+	unlock, err := v.lock(layers{e})
+	if err != nil {
 		return err
 	}
+	defer unlock()
 	if err := e.refuseWriteLocked(); err != nil {
 		return err
 	}
-	err := f(e.mu.writer)
+	err = f(e.mu.writer)
 	if errors.Is(err, ErrPoisoned) {
 		e.refuseWrites(Errorf(ErrPoisoned, 0, "%s: %s failed: %v", e.ref.Path(), opMergeName, err))
 	}

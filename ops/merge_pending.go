@@ -157,11 +157,14 @@ func (p *PendingMerge) refusal(path string) error {
 // image: the source can be used by guests as long as its content counts, the
 // destination from when it has everything, the disks between not at all.
 func (h *Handle) askMerge() error {
-	info, _, err := h.engine().describe()
+	e := h.engine()
+	if h.lib.merging(e) {
+		return nil // how far is decided when it enters
+	}
+	info, _, err := e.describe()
 	if err != nil {
 		return err
 	}
-	e := h.engine()
 	p, err := h.lib.mergeOf(e.ref, e.id, info.LinkID)
 	switch {
 	case err != nil || p == nil:

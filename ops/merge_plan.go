@@ -27,6 +27,9 @@ func (r *Request) openMerge(ctx context.Context, source Ref, pending *PendingMer
 	if err := m.findLine(r); err != nil {
 		return nil, err
 	}
+	if err := m.otherMerges(r.Dry); err != nil {
+		return nil, err
+	}
 	if err := m.claimWithKids(); err != nil {
 		return nil, err
 	}
@@ -84,6 +87,30 @@ func (m *merger) findLine(r *Request) error {
 	}
 	m.line = layers[:to+1]
 	return m.noLinks()
+}
+
+// otherMerges refuses files that another merge is about. One of which nothing but
+// its journal is left is ended.
+func (m *merger) otherMerges(dry bool) error {
+	for _, e := range m.line[1:] {
+		info, _, err := e.describe()
+		if err != nil {
+			return err
+		}
+		p, err := m.lib.mergeOf(e.ref, e.id, info.LinkID)
+		switch {
+		case err != nil:
+			return err
+		case p == nil, m.rec != nil && p.record.ID == m.rec.ID:
+		case p.role != roleDestination || p.state != mergeEnded:
+			return p.refusal(e.ref.Path())
+		case !dry:
+			if err := m.lib.endEmptyMerge(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // isLine tells whether these are the files of the record.

@@ -32,6 +32,7 @@ type State struct {
 	UndoRecord     string `json:",omitempty"` // file with what changes of the image replaced
 	LastOperation  *ops.Answer
 	PendingMerge   *PendingMerge `json:",omitempty"`
+	MergedInto     string        `json:",omitempty"` // what the disk became while it was open
 	Anomalies      []ops.Anomaly
 	Error          string `json:",omitempty"` // why raw cannot be opened
 	Errno          string `json:",omitempty"`
@@ -123,6 +124,9 @@ func (s *Source) state() (*State, error) {
 	}
 	state := NewState(links, m, s.Live)
 	state.PendingMerge = pendingMerge(s.Library, links)
+	if into, ok := s.Library.MergedInto(s.Image); ok {
+		state.MergedInto = into.Path()
+	}
 	return state, nil
 }
 
