@@ -144,6 +144,17 @@ func (h *History) ask(i int64, v value) {
 	h.loose[i] = true
 }
 
+// AllowsDisk asks that a disk without absent sectors, read whole, is as the
+// history allows.
+func (h *History) AllowsDisk(b []byte) error {
+	for i := int64(0); i*sector < int64(len(b)); i++ {
+		if err := h.allows(i, false, b[i*sector:min((i+1)*sector, int64(len(b)))]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // allows tells whether a sector may read as b, or as absent.
 func (h *History) allows(i int64, absent bool, b []byte) error {
 	list, ok := h.sectors[i]

@@ -136,15 +136,8 @@ func (s *scene) kids() []*image {
 
 // judgeOthers reads as a program that knows nothing of the journal.
 func (s *scene) judgeOthers(h *sim.Host) error {
-	for _, dir := range []string{"/vms", "/vms/sub"} {
-		d := h.Dir(dir)
-		if list, err := d.List(ops.StateDir); err == nil {
-			for _, e := range list {
-				if err := d.Remove(path.Join(ops.StateDir, e.Name)); err != nil {
-					return err
-				}
-			}
-		}
+	if err := forgetJournal(h); err != nil {
+		return err
 	}
 	lib := library(h)
 	source := s.line[s.source]
@@ -163,6 +156,23 @@ func (s *scene) judgeOthers(h *sim.Host) error {
 		}
 	}
 	return lib.Close()
+}
+
+// forgetJournal removes what is in the folders of vhdfs's own.
+func forgetJournal(h *sim.Host) error {
+	for _, dir := range []string{"/vms", "/vms/sub"} {
+		d := h.Dir(dir)
+		list, err := d.List(ops.StateDir)
+		if err != nil {
+			continue
+		}
+		for _, e := range list {
+			if err := d.Remove(path.Join(ops.StateDir, e.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ends resumes the merge and asks that it is over then.

@@ -1,10 +1,12 @@
 package merge
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 
 	"vhdfs/ops"
 	"vhdfs/test/sim"
+	"vhdfs/vhd"
 	"vhdfs/vhdx"
 )
 
@@ -84,19 +87,24 @@ func (s *scene) calls(t *testing.T, h *sim.Host) []sim.Call {
 	return calls
 }
 
-// inject merges with a fault, then without.
-func (s *scene) inject(h *sim.Host, k int, f fault) error {
-	hit := false
+// on makes the k-th call fail from now on, and notes that it did.
+func (f fault) on(h *sim.Host, k int, hit *bool) {
 	h.SetFault(func(c sim.Call) error {
 		if c.N != k && !(f.stays && c.N > k) || !f.fits(c) {
 			return nil
 		}
-		hit = true
+		*hit = true
 		if f.short {
 			return &sim.ShortWrite{Stored: int(c.Len / 2 / 512 * 512), Err: f.err}
 		}
 		return f.err
 	})
+}
+
+// inject merges with a fault, then without.
+func (s *scene) inject(h *sim.Host, k int, f fault) error {
+	hit := false
+	f.on(h, k, &hit)
 	lib := library(h)
 	a := merge(lib, s.line[s.source].path, s.request())
 	h.SetFault(nil)
@@ -118,6 +126,77 @@ func (s *scene) inject(h *sim.Host, k int, f fault) error {
 		return fmt.Errorf("after %q: %w", a.Err, err)
 	}
 	return nil
+}
+
+// The same while a guest has the leaf open and has written to it: he reads what he
+// wrote, and what he can flush afterwards is there.
+func TestEveryCallFailsInUse(t *testing.T) {
+	const scenes = 6
+	total := points(t)
+	for seed := range uint64(scenes) {
+		tt := terms{format: vhdx.Format, sector: 512, depth: 4, source: 3 - int(seed%2), dest: int(seed % 3 % 2), far: seed%3 == 0}
+		if seed%4 > 1 {
+			tt.format = vhd.Format
+		}
+		t.Run(fmt.Sprint(seed, " ", tt), func(t *testing.T) {
+			t.Parallel()
+			s := tt.scene(seed)
+			base := s.lay()
+			calls := len(s.calls(t, base.Clone()))
+			rng := rand.New(rand.NewPCG(seed, 9))
+			for n := range total / scenes {
+				f := faults[rng.IntN(len(faults))]
+				k := 1 + rng.IntN(calls)
+				require.NoError(t, s.injectInUse(base.Clone(), k, f, uint64(n)), "call %d: %v, short %t, stays %t", k, f.err, f.short, f.stays)
+			}
+		})
+	}
+}
+
+func (s *scene) injectInUse(h *sim.Host, k int, f fault, seed uint64) error {
+	leaf := s.line[3]
+	lib := library(h)
+	w, err := lib.Open(ref(lib, leaf.path), ops.Write)
+	if err != nil {
+		return err
+	}
+	var steps atomic.Int64
+	g := newGuest(w, leaf.reads(), seed, &steps)
+	for range 10 {
+		if err := g.step(); err != nil {
+			return err
+		}
+	}
+	hit := false
+	f.on(h, k, &hit)
+	a := merge(lib, s.line[s.source].path, s.request())
+	h.SetFault(nil)
+	if a.Err != nil && !hit {
+		return fmt.Errorf("failed without a fault: %w", a.Err)
+	}
+	if err := g.check(0, int64(len(g.model))); err != nil {
+		return fmt.Errorf("after %v: %w", a.Err, err)
+	}
+	flushed := w.Flush()
+	if flushed != nil && !errors.Is(flushed, ops.ErrPoisoned) {
+		return fmt.Errorf("after %v: flush: %w", a.Err, flushed)
+	}
+	_, _ = w.Close(), lib.Close() // what could not end is seen when it is opened again
+	before, err := s.readInUse(h, leaf)
+	if err == nil && flushed == nil {
+		err = same(before, g.model)
+	}
+	if err != nil {
+		return fmt.Errorf("after %v, opened again: %w", a.Err, err)
+	}
+	if err := s.resume(h); err != nil {
+		return fmt.Errorf("after %v: resume: %w", a.Err, err)
+	}
+	after, err := s.readInUse(h, leaf)
+	if err == nil {
+		err = same(after, before)
+	}
+	return err
 }
 
 // A host that is full is seen before anything changes; one that becomes full

@@ -259,7 +259,7 @@ func (s *scene) request() string {
 }
 
 func exists(h *sim.Host, name string) bool {
-	_, err := h.ReadFile(name)
+	_, err := h.Dir(path.Dir(name)).Stat(path.Base(name))
 	return err == nil
 }
 
