@@ -122,7 +122,7 @@ func TestTornWrites(t *testing.T) {
 		evenSectors: {{100, sector}, {100 + 2*sector, sector}},
 	} {
 		var got [][2]int64
-		for _, p := range tear(e, way) {
+		for _, p := range tear(e, way, nil) {
 			require.Len(t, p.Data, int(p.Len))
 			got = append(got, [2]int64{p.Off, p.Len})
 		}

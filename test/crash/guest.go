@@ -30,6 +30,7 @@ func NewGuest(s *Subject, h *sim.Host) (*Guest, error) {
 }
 
 func (g *Guest) open() error {
+	g.Host.Ack("open", opened{})
 	l, err := g.Subject.Open(g.Host, ops.Write)
 	if err != nil {
 		return err
@@ -48,15 +49,26 @@ func (g *Guest) open() error {
 
 // Write stores a pattern that occurs nowhere else.
 func (g *Guest) Write(off, n int64) error {
-	g.stamp++
+	stamp := g.Stamp()
 	data := make([]byte, n)
 	for at := int64(0); at < n; at += 16 {
-		binary.BigEndian.PutUint64(data[at:], g.stamp)
+		binary.BigEndian.PutUint64(data[at:], stamp)
 		binary.BigEndian.PutUint64(data[at+8:], uint64(off+at)+1)
 	}
-	g.Host.Ack("write", asked{off: off, n: n, data: data})
+	return g.Store(off, data)
+}
+
+// Stamp is a number that grows.
+func (g *Guest) Stamp() uint64 {
+	g.stamp++
+	return g.stamp
+}
+
+// Store stores whole sectors of bytes.
+func (g *Guest) Store(off int64, data []byte) error {
+	g.Host.Ack("write", asked{off: off, n: int64(len(data)), data: data})
 	_, err := g.Writer.WriteAt(data, off)
-	return g.noteRefusal(err, off, n)
+	return g.noteRefusal(err, off, int64(len(data)))
 }
 
 func (g *Guest) noteRefusal(err error, off, n int64) error {
@@ -93,7 +105,7 @@ func (g *Guest) Close() error {
 		g.Host.Ack("close", doubted{})
 		return err
 	}
-	g.Host.Ack("close", flushed{})
+	g.Host.Ack("close", closed{})
 	return nil
 }
 

@@ -3,6 +3,9 @@ package crash
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 
 	"vhdfs/test/sim"
 )
@@ -17,14 +20,21 @@ func (h *History) Hold(off int64, data []byte) {
 // value is what a sector may hold: nil data are zeros.
 type value struct {
 	absent bool // the parent's
+	either bool // the parent's, which has nothing there, or zeros
 	maybe  bool // the request for it failed: it may be there or not
 	data   []byte
 }
 
 var zeros [sector]byte
 
-func (v value) is(b []byte) bool {
-	if v.data == nil {
+// fits tells whether a sector that is absent, or holds b, has the value.
+func (v value) fits(absent bool, b []byte) bool {
+	switch {
+	case v.either:
+		return absent || isZero(b)
+	case absent || v.absent:
+		return absent && v.absent
+	case v.data == nil:
 		return isZero(b)
 	}
 	return bytes.Equal(b, v.data)
@@ -36,7 +46,21 @@ type History struct {
 	blank   value // of a sector that nobody ever wrote
 	sectors map[int64][]value
 	loose   map[int64]bool // sectors with more than one value
+	sizes   []int64        // of the disk in bytes; nil: as it is at the start
+	facts   facts          // what the image may say of itself; nil: as at the start
+	added   []addition
+	wrote   bool // the session wrote something, for certain
+	closed  bool // the last session did, ended cleanly, and none has begun since
 }
+
+// addition are sectors that the disk got when it grew, until they are written.
+type addition struct {
+	from, to int64
+	value    value
+}
+
+// facts are the values that what an image says of itself may have, by name.
+type facts map[string][]string
 
 // NewHistory is that of an empty disk; absent where it has a parent.
 func NewHistory(differencing bool) *History {
@@ -46,6 +70,9 @@ func NewHistory(differencing bool) *History {
 // Clone is an independent copy.
 func (h *History) Clone() *History {
 	c := NewHistory(h.blank.absent)
+	c.wrote, c.closed = h.wrote, h.closed
+	c.sizes, c.added = slices.Clone(h.sizes), slices.Clone(h.added)
+	c.facts = maps.Clone(h.facts)
 	for i, v := range h.sectors {
 		c.sectors[i] = v[:len(v):len(v)]
 	}
@@ -81,6 +108,27 @@ type asked struct {
 // flushed marks that a flush was acknowledged.
 type flushed struct{}
 
+// resizing marks that the disk is to get another size, resized that it has it,
+// durably. Added sectors below the size of the parent's disk become zeros.
+type (
+	resizing  struct{ from, to, below int64 }
+	resized   struct{ size int64 }
+	unresized struct{ from, to int64 } // failed: it may have either
+)
+
+// saying marks that the image is to say something else of itself, said that it
+// does, durably.
+type (
+	saying struct{ name, value string }
+	said   struct{ name, value string }
+)
+
+// opened and closed mark the beginning and the clean end of a session.
+type (
+	opened struct{}
+	closed struct{}
+)
+
 // doubted marks that a session ended without a promise: what was written since the
 // last flush may last or not, whatever later sessions flush.
 type doubted struct{}
@@ -89,6 +137,7 @@ type doubted struct{}
 func (h *History) Note(e sim.Event) {
 	switch m := e.Mark.(type) {
 	case asked:
+		h.wrote = h.wrote || m.data != nil // zeros may be there already
 		for at := int64(0); at < m.n; at += sector {
 			v := value{}
 			if m.data != nil {
@@ -98,12 +147,30 @@ func (h *History) Note(e sim.Event) {
 		}
 	case refused:
 		for i := m.off / sector; i < (m.off+m.n)/sector; i++ {
-			v := append([]value(nil), h.sectors[i]...)
-			v[len(v)-1].maybe = true
-			h.sectors[i] = v
+			h.sectors[i] = doubt(h.sectors[i])
 		}
+	case resizing:
+		h.resize(m)
+	case resized:
+		h.sizes = []int64{m.size}
+		h.settle(m.size/sector, math.MaxInt64)
+	case unresized:
+		for i, list := range h.sectors {
+			if i >= min(m.from, m.to)/sector {
+				h.sectors[i] = doubt(list)
+			}
+		}
+	case saying:
+		h.facts[m.name] = append(slices.Clone(h.facts[m.name]), m.value)
+	case said:
+		h.facts[m.name] = []string{m.value}
 	case flushed:
 		h.Settle()
+	case opened:
+		h.wrote, h.closed = false, false
+	case closed:
+		h.Settle()
+		h.closed = h.wrote
 	case doubted:
 		for i := range h.loose {
 			v := append([]value(nil), h.sectors[i]...)
@@ -117,17 +184,60 @@ func (h *History) Note(e sim.Event) {
 
 // Settle drops what an acknowledged flush rules out; for the disk that is open it
 // gives what may be read now.
-func (h *History) Settle() {
+func (h *History) Settle() { h.settle(0, math.MaxInt64) }
+
+// settle settles the sectors from first on, up to end.
+func (h *History) settle(first, end int64) {
 	for i := range h.loose {
-		if h.sectors[i] = settled(h.sectors[i]); len(h.sectors[i]) == 1 {
+		if i < first || i >= end {
+			continue
+		}
+		if h.sectors[i] = remaining(h.sectors[i]); len(h.sectors[i]) == 1 {
 			delete(h.loose, i)
 		}
 	}
 }
 
-// settled is what remains possible after a flush: the last value whose request
+// doubt says that the last request may not have taken place.
+func doubt(list []value) []value {
+	list = slices.Clone(list)
+	list[len(list)-1].maybe = true
+	return list
+}
+
+// resize takes up another size: what is cut off may be gone at once, and is when
+// it comes back.
+func (h *History) resize(m resizing) {
+	h.sizes = append(slices.Clone(h.sizes), m.to)
+	gone := func(i int64) value { return value{either: h.blank.absent && i >= m.below/sector} }
+	for i := range h.sectors {
+		if i >= min(m.from, m.to)/sector {
+			h.ask(i, gone(i))
+		}
+	}
+	if covered := max(m.from, min(m.to, m.below)); m.to > m.from && h.blank.absent {
+		h.added = append(h.added,
+			addition{m.from / sector, covered / sector, value{}},
+			addition{covered / sector, m.to / sector, value{either: true}})
+	}
+}
+
+// of are the values that a sector may have.
+func (h *History) of(i int64) []value {
+	if list, ok := h.sectors[i]; ok {
+		return list
+	}
+	for k := len(h.added) - 1; k >= 0; k-- {
+		if a := h.added[k]; a.from <= i && i < a.to {
+			return []value{a.value}
+		}
+	}
+	return []value{h.blank}
+}
+
+// remaining is what a flush leaves possible: the last value whose request
 // succeeded, and those of failed requests since.
-func settled(list []value) []value {
+func remaining(list []value) []value {
 	last := len(list) - 1
 	for last > 0 && list[last].maybe {
 		last--
@@ -136,10 +246,7 @@ func settled(list []value) []value {
 }
 
 func (h *History) ask(i int64, v value) {
-	had, ok := h.sectors[i]
-	if !ok {
-		had = []value{h.blank}
-	}
+	had := h.of(i)
 	h.sectors[i] = append(had[:len(had):len(had)], v)
 	h.loose[i] = true
 }
@@ -157,12 +264,9 @@ func (h *History) AllowsDisk(b []byte) error {
 
 // allows tells whether a sector may read as b, or as absent.
 func (h *History) allows(i int64, absent bool, b []byte) error {
-	list, ok := h.sectors[i]
-	if !ok {
-		list = []value{h.blank}
-	}
+	list := h.of(i)
 	for _, v := range list {
-		if v.absent == absent && (absent || v.is(b)) {
+		if v.fits(absent, b) {
 			return nil
 		}
 	}
@@ -173,6 +277,8 @@ func (h *History) allows(i int64, absent bool, b []byte) error {
 	want := make([]string, len(list))
 	for k, v := range list {
 		switch {
+		case v.either:
+			want[k] = "nothing"
 		case v.absent:
 			want[k] = "the parent's"
 		case v.data == nil:

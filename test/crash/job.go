@@ -24,6 +24,8 @@ type Job struct {
 	// whether Do had returned by then. What Judge changes on h is recovery: with
 	// Options.Deep that is recorded and cut as well, and judged by Judge.
 	Judge func(h *sim.Host, done bool) error
+	// Summed is [Recording.Summed].
+	Summed func(sim.Event) bool
 }
 
 // Run records the job, with some syncs dropped, and judges the states. One that
@@ -48,7 +50,7 @@ func (j Job) Record(start *sim.Host, dropped ...string) (*Recording, map[string]
 		return nil, nil, err
 	}
 	h.Ack("done", nil)
-	return &Recording{Base: start.Clone(), Events: h.Events()}, h.SyncLabels(), nil
+	return &Recording{Base: start.Clone(), Events: h.Events(), Summed: j.Summed}, h.SyncLabels(), nil
 }
 
 // cut judges the states of a recording at whose end the job is done, or not.
@@ -71,7 +73,7 @@ func (j Job) cut(r *Recording, o Options, depth int, done bool) (Result, error) 
 		if !deep {
 			return Result{}, nil
 		}
-		return j.cut(&Recording{Base: base, Events: h.Events()}, o.deeper(s), depth+1, ended)
+		return j.cut(&Recording{Base: base, Events: h.Events(), Summed: j.Summed}, o.deeper(s), depth+1, ended)
 	})
 }
 

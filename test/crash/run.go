@@ -82,7 +82,7 @@ func (s *Subject) verifyState(state *State, history *History, o Options, depth i
 	if !deep {
 		return Result{}, nil
 	}
-	return s.run(&Recording{Base: base, Events: h.Events()}, view.exactly(s.Differencing), o.deeper(state), depth+1)
+	return s.run(&Recording{Base: base, Events: h.Events(), Summed: s.Summed}, view.exactly(s.Differencing), o.deeper(state), depth+1)
 }
 
 // Cut records a sequence on a prepared image, with some syncs dropped, and runs

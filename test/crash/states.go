@@ -2,8 +2,9 @@
 // a [sim.Host] and makes each state in which the disk may be found afterwards.
 //
 // The model of a disk: what was written before a sync of the same file is there;
-// of what was written since, any part may be, in any order, and one write may be
-// torn at sectors of 512 bytes. Sizes, holes and directory entries are events of
+// of what was written since, any part may be, in any order, and one or two writes
+// may be torn: at sectors of 512 bytes, and inside a sector where a format says
+// that a checksum would tell. Sizes, holes and directory entries are events of
 // their own; entries last from the sync of their directory.
 //
 //	r := crash.Recording{Base: start, Events: host.Events()}
@@ -25,7 +26,7 @@ import (
 const sector = 512
 
 // Limits of the states made from one epoch: all subsets of up to maxExhaustive
-// events; of longer ones every prefix, every prefix less one event (a sample of
+// events, and all pairs of torn writes; of longer ones every prefix, every prefix less one event (a sample of
 // maxPrefixes), all single drops and survivors, and seeded subsets.
 const (
 	maxExhaustive = 10
@@ -37,6 +38,9 @@ const (
 type Recording struct {
 	Base   *sim.Host
 	Events []sim.Event
+	// Summed tells writes that a power cut may also tear inside a sector, because
+	// checksums tell and another copy serves. nil: none.
+	Summed func(sim.Event) bool
 }
 
 // State is one way in which the power may have gone.
@@ -51,17 +55,30 @@ type State struct {
 // plan says which pending events reached the disk.
 type plan struct {
 	kept []bool
-	torn int // event that was torn, or -1
-	way  int // how
+	torn []tornWrite // at most two, all of them kept
 }
+
+type tornWrite struct{ event, way int }
 
 // Ways to tear a write.
 const (
 	firstHalf = iota
 	lastHalf
 	evenSectors
-	tearWays
+	midSector
 )
+
+var wayNames = [...]string{"first half", "last half", "even sectors", "mid-sector"}
+
+// way is how an event was torn, -1 when it was not.
+func (p plan) way(event int) int {
+	for _, t := range p.torn {
+		if t.event == event {
+			return t.way
+		}
+	}
+	return -1
+}
 
 // Host is a fresh host in this state.
 func (s *State) Host() (*sim.Host, error) {
@@ -70,13 +87,11 @@ func (s *State) Host() (*sim.Host, error) {
 		if !s.plan.kept[i] {
 			continue
 		}
-		if i != s.plan.torn {
-			if err := h.Apply(e); err != nil {
-				return nil, err
-			}
-			continue
+		parts := []sim.Event{e}
+		if way := s.plan.way(i); way >= 0 {
+			parts = tear(e, way, h)
 		}
-		for _, part := range tear(e, s.plan.way) {
+		for _, part := range parts {
 			if err := h.Apply(part); err != nil {
 				return nil, err
 			}
@@ -95,8 +110,8 @@ func (s *State) String() string {
 	for i, e := range s.pending {
 		what := "lost"
 		switch {
-		case i == s.plan.torn && s.plan.kept[i]:
-			what = [...]string{"first half", "last half", "even sectors"}[s.plan.way]
+		case s.plan.way(i) >= 0:
+			what = wayNames[s.plan.way(i)]
 		case s.plan.kept[i]:
 			what = "kept"
 		}
@@ -105,8 +120,8 @@ func (s *State) String() string {
 	return b.String()
 }
 
-// tear splits a write into the parts that reached the disk.
-func tear(e sim.Event, way int) []sim.Event {
+// tear gives the parts of a write that reached the disk of h.
+func tear(e sim.Event, way int, h *sim.Host) []sim.Event {
 	half := int64(len(e.Data)) / 2 / sector * sector
 	part := func(from, to int64) sim.Event {
 		p := e
@@ -119,6 +134,11 @@ func tear(e sim.Event, way int) []sim.Event {
 		return []sim.Event{part(0, half)}
 	case lastHalf:
 		return []sim.Event{part(half, int64(len(e.Data)))}
+	case midSector:
+		p, old := e, h.Stored(e)
+		cut := middle(e.Data, old)
+		p.Data = append(e.Data[:cut:cut], old[cut:]...) // the size ends with a sector
+		return []sim.Event{p}
 	}
 	var list []sim.Event
 	for at := int64(0); at < int64(len(e.Data)); at += 2 * sector {
@@ -127,7 +147,33 @@ func tear(e sim.Event, way int) []sim.Event {
 	return list
 }
 
-func canTear(e sim.Event) bool { return e.Op == sim.OpWrite && len(e.Data) > sector }
+// middle is where half of the bytes that a write changes lie before.
+func middle(data, old []byte) int64 {
+	var changed []int64
+	for i := range data {
+		if data[i] != old[i] {
+			changed = append(changed, int64(i))
+		}
+	}
+	if len(changed) == 0 {
+		return 0
+	}
+	return changed[len(changed)/2]
+}
+
+// tears are the ways in which a write may be torn, alone and beside another.
+func (r *Recording) tears(e sim.Event) (alone, paired []int) {
+	if e.Op != sim.OpWrite {
+		return nil, nil
+	}
+	if len(e.Data) > sector {
+		alone, paired = []int{firstHalf, lastHalf, evenSectors}, []int{firstHalf, lastHalf}
+	}
+	if r.Summed != nil && r.Summed(e) {
+		alone, paired = append(alone, midSector), append(paired, midSector)
+	}
+	return alone, paired
+}
 
 // Each visits the states of a recording in order, with the same seed the same
 // ones, until visit returns an error. Its error is that error.
@@ -148,7 +194,7 @@ func (r *Recording) Each(seed uint64, visit func(*State) error) error {
 			pending = append(pending, e)
 			continue
 		}
-		for _, p := range plans(pending, rng) {
+		for _, p := range r.plans(pending, rng) {
 			if err := visit(&State{base: base, pending: pending, plan: p, At: i, Label: e.Label}); err != nil {
 				return err
 			}
@@ -180,11 +226,11 @@ func covers(sync, change sim.Event) bool {
 }
 
 // plans lists which events to keep, and which to tear.
-func plans(pending []sim.Event, rng *rand.Rand) []plan {
+func (r *Recording) plans(pending []sim.Event, rng *rand.Rand) []plan {
 	n := len(pending)
 	var list []plan
-	add := func(keep func(i int) bool, torn, way int) {
-		p := plan{kept: make([]bool, n), torn: torn, way: way}
+	add := func(keep func(i int) bool, torn ...tornWrite) {
+		p := plan{kept: make([]bool, n), torn: torn}
 		for i := range p.kept {
 			p.kept[i] = keep(i)
 		}
@@ -192,37 +238,62 @@ func plans(pending []sim.Event, rng *rand.Rand) []plan {
 	}
 	if n <= maxExhaustive {
 		for mask := range 1 << n {
-			add(func(i int) bool { return mask&(1<<i) != 0 }, -1, 0)
+			add(func(i int) bool { return mask&(1<<i) != 0 })
 		}
 	} else {
 		longEpoch(n, rng, add)
 	}
+	ways := make([][]int, n)
 	for t, e := range pending {
-		if !canTear(e) {
-			continue
+		alone, paired := r.tears(e)
+		ways[t] = paired
+		for _, way := range alone {
+			torn := tornWrite{t, way}
+			add(func(i int) bool { return i <= t }, torn)
+			add(func(i int) bool { return true }, torn)
+			add(func(i int) bool { return i == t }, torn)
 		}
-		for way := range tearWays {
-			add(func(i int) bool { return i <= t }, t, way)
-			add(func(i int) bool { return true }, t, way)
-			add(func(i int) bool { return i == t }, t, way)
-		}
+	}
+	if n <= maxExhaustive {
+		pairs(ways, add)
 	}
 	return list
 }
 
+// pairs adds every two torn writes, with all other events, those between and
+// before, and no others.
+func pairs(ways [][]int, add func(keep func(i int) bool, torn ...tornWrite)) {
+	for b := range ways {
+		for a := range b {
+			for _, wayA := range ways[a] {
+				for _, wayB := range ways[b] {
+					torn := []tornWrite{{a, wayA}, {b, wayB}}
+					add(func(i int) bool { return i == a || i == b }, torn...)
+					if b > 1 {
+						add(func(i int) bool { return i <= b }, torn...)
+					}
+					if b < len(ways)-1 {
+						add(func(i int) bool { return true }, torn...)
+					}
+				}
+			}
+		}
+	}
+}
+
 // longEpoch samples the subsets of more than maxExhaustive events.
-func longEpoch(n int, rng *rand.Rand, add func(keep func(i int) bool, torn, way int)) {
+func longEpoch(n int, rng *rand.Rand, add func(keep func(i int) bool, torn ...tornWrite)) {
 	for k := range n + 1 {
-		add(func(i int) bool { return i < k }, -1, 0)
+		add(func(i int) bool { return i < k })
 	}
 	for k := range n {
-		add(func(i int) bool { return i != k }, -1, 0)
-		add(func(i int) bool { return i == k }, -1, 0)
+		add(func(i int) bool { return i != k })
+		add(func(i int) bool { return i == k })
 	}
 	for k := 2; k < n; k++ {
 		for lost := range k - 1 {
 			if n*n/2 <= maxPrefixes || rng.IntN(n*n/2) < maxPrefixes {
-				add(func(i int) bool { return i < k && i != lost }, -1, 0)
+				add(func(i int) bool { return i < k && i != lost })
 			}
 		}
 	}
@@ -231,6 +302,6 @@ func longEpoch(n int, rng *rand.Rand, add func(keep func(i int) bool, torn, way 
 		for i := range bits {
 			bits[i] = rng.IntN(2) == 0
 		}
-		add(func(i int) bool { return bits[i] }, -1, 0)
+		add(func(i int) bool { return bits[i] })
 	}
 }

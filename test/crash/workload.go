@@ -12,22 +12,25 @@ import (
 type Step struct {
 	Name string
 	Do   func(g *Guest) error
+	// Lasts says that what it did survives power loss when it answers nil, and
+	// that its failure may poison.
+	Lasts bool
 }
 
 // Steps are the core operations on a disk of at least three blocks, small enough
 // that all short sequences of them can be tried.
 var Steps = []Step{
-	{"write in a hole", func(g *Guest) error { return g.Write(g.Block+g.Unit, g.Unit) }},
-	{"write in a block", func(g *Guest) error { return g.Write(2*g.Unit, 2*g.Unit) }},
-	{"write over a border", func(g *Guest) error { return g.Write(g.Block-g.Unit, 2*g.Unit) }},
-	{"rewrite", func(g *Guest) error { return g.Write(0, g.Unit) }},
-	{"zero in a block", func(g *Guest) error { return g.Zero(2*g.Unit, g.Unit, false) }},
-	{"zero a block", func(g *Guest) error { return g.Zero(0, g.Block, false) }},
-	{"trim a block", func(g *Guest) error { return g.Zero(0, g.Block, true) }},
-	{"trim two blocks", func(g *Guest) error { return g.Zero(g.Block, 2*g.Block, true) }},
-	{"flush", (*Guest).Flush},
-	{"reopen", (*Guest).Reopen},
-	{"kill", (*Guest).Kill},
+	{Name: "write in a hole", Do: func(g *Guest) error { return g.Write(g.Block+g.Unit, g.Unit) }},
+	{Name: "write in a block", Do: func(g *Guest) error { return g.Write(2*g.Unit, 2*g.Unit) }},
+	{Name: "write over a border", Do: func(g *Guest) error { return g.Write(g.Block-g.Unit, 2*g.Unit) }},
+	{Name: "rewrite", Do: func(g *Guest) error { return g.Write(0, g.Unit) }},
+	{Name: "zero in a block", Do: func(g *Guest) error { return g.Zero(2*g.Unit, g.Unit, false) }},
+	{Name: "zero a block", Do: func(g *Guest) error { return g.Zero(0, g.Block, false) }},
+	{Name: "trim a block", Do: func(g *Guest) error { return g.Zero(0, g.Block, true) }},
+	{Name: "trim two blocks", Do: func(g *Guest) error { return g.Zero(g.Block, 2*g.Block, true) }},
+	{Name: "flush", Do: (*Guest).Flush, Lasts: true},
+	{Name: "reopen", Do: (*Guest).Reopen},
+	{Name: "kill", Do: (*Guest).Kill},
 }
 
 // Sequence is a workload of steps.
@@ -41,15 +44,17 @@ func (q Sequence) String() string {
 	return strings.Join(names, ", ")
 }
 
-// Sequences are all sequences of one to three steps, in a seeded order, so that
-// a part of them is a fair sample.
-func Sequences(seed uint64) []Sequence {
+// Sequences are all sequences of one to three steps, of the core operations and
+// those that an image has beside them, in a seeded order, so that a part of them
+// is a fair sample.
+func Sequences(seed uint64, more ...Step) []Sequence {
 	var list []Sequence
-	for _, a := range Steps {
+	steps := append(Steps[:len(Steps):len(Steps)], more...)
+	for _, a := range steps {
 		list = append(list, Sequence{a})
-		for _, b := range Steps {
+		for _, b := range steps {
 			list = append(list, Sequence{a, b})
-			for _, c := range Steps {
+			for _, c := range steps {
 				list = append(list, Sequence{a, b, c})
 			}
 		}
@@ -59,22 +64,27 @@ func Sequences(seed uint64) []Sequence {
 	return list
 }
 
-// Random is a sequence of n random steps at random places.
-func Random(seed uint64, n int) Sequence {
+// Random is a sequence of n random steps at random places, with those that an
+// image has beside the core operations between them.
+func Random(seed uint64, n int, more ...Step) Sequence {
 	rng := rand.New(rand.NewPCG(seed, 0xACE))
 	var q Sequence
 	for range n {
+		if len(more) > 0 && rng.IntN(20) == 0 {
+			q = append(q, more[rng.IntN(len(more))])
+			continue
+		}
 		switch k := rng.IntN(20); {
 		case k < 12:
 			at, units := rng.Int64(), 1+rng.Int64N(8)
-			q = append(q, Step{"random write", func(g *Guest) error { off, n := g.place(at, units); return g.Write(off, n) }})
+			q = append(q, Step{Name: "random write", Do: func(g *Guest) error { off, n := g.place(at, units); return g.Write(off, n) }})
 		case k < 15:
 			at, units, unmap := rng.Int64(), 1+rng.Int64N(64), rng.IntN(2) == 0
-			q = append(q, Step{"random zero", func(g *Guest) error { off, n := g.place(at, units); return g.Zero(off, n, unmap) }})
+			q = append(q, Step{Name: "random zero", Do: func(g *Guest) error { off, n := g.place(at, units); return g.Zero(off, n, unmap) }})
 		case k < 17:
 			q = append(q, Steps[4+rng.IntN(4)])
 		case k < 18:
-			q = append(q, Step{"flush", (*Guest).Flush})
+			q = append(q, Steps[8])
 		default:
 			q = append(q, Steps[9+rng.IntN(2)])
 		}
@@ -110,20 +120,33 @@ type Prepared struct {
 //	p, err := s.Start(h)
 //	n, err := s.Cut(p, crash.Sequence{{"compact", func(g *crash.Guest) error { … g.Writer … }}}, crash.Options{Deep: 20})
 func (s *Subject) Start(h *sim.Host) (*Prepared, error) {
-	view, err := s.look(h.Clone(), true)
+	view, err := s.look(h.Clone(), true, false)
 	if err != nil {
 		return nil, err
 	}
 	return &Prepared{Host: h, History: view.exactly(s.Differencing)}, nil
 }
 
+// Describe lets a history know what the image says of itself.
+func (s *Subject) Describe(p *Prepared) error {
+	view, err := s.look(p.Host.Clone(), false, false)
+	if err == nil {
+		view.tell(p.History)
+	}
+	return err
+}
+
 // Prepare runs steps on an image without cutting the power.
 func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
-	r, _, err := s.Record(&Prepared{Host: h, History: NewHistory(s.Differencing)}, steps)
+	p := &Prepared{Host: h, History: NewHistory(s.Differencing)}
+	if err := s.Describe(p); err != nil {
+		return nil, err
+	}
+	r, _, err := s.Record(p, steps)
 	if err != nil {
 		return nil, err
 	}
-	p := &Prepared{Host: r.Base, History: NewHistory(s.Differencing)}
+	p.Host = r.Base
 	for _, e := range r.Events {
 		p.History.Note(e)
 		if err := p.Host.Apply(e); err != nil {
@@ -136,7 +159,7 @@ func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
 // Record runs a sequence, and a close, on a clone of a prepared host, with some
 // syncs dropped, and gives its recording and how often each sync label was met.
 func (s *Subject) Record(p *Prepared, q Sequence, dropped ...string) (*Recording, map[string]int, error) {
-	return Job{Do: func(h *sim.Host) error {
+	return Job{Summed: s.Summed, Do: func(h *sim.Host) error {
 		g, err := NewGuest(s, h)
 		if err != nil {
 			return err

@@ -126,7 +126,7 @@ func Inject(s *crash.Subject, p *crash.Prepared, q crash.Sequence, k int, f Faul
 	h.SetFault(nil)
 	events := h.Events()
 	o := crash.Options{Seed: uint64(k), Limit: states}
-	if _, err := s.Run(&crash.Recording{Base: p.Host.Clone(), Events: events}, p.History, o); err != nil {
+	if _, err := s.Run(&crash.Recording{Base: p.Host.Clone(), Events: events, Summed: s.Summed}, p.History, o); err != nil {
 		return r.hit, err
 	}
 	history := p.History.Clone()
@@ -182,7 +182,7 @@ func (r *run) steps(q crash.Sequence) (err error) {
 		if err == nil || r.f.Sticky {
 			continue
 		}
-		r.mayPoison = r.mayPoison || r.synced || step.Name == "flush"
+		r.mayPoison = r.mayPoison || r.synced || step.Lasts
 		if again := step.Do(r.g); again != nil && !(r.mayPoison && errors.Is(again, ops.ErrPoisoned)) {
 			return fmt.Errorf("%s fails again without a fault: %w", step.Name, again)
 		}

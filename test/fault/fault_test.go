@@ -75,8 +75,7 @@ func TestEveryCallFails(t *testing.T) {
 		for _, k := range list {
 			t.Run(k.Name, func(t *testing.T) {
 				t.Parallel()
-				s, p := k.Prepare(t)
-				spend(t, s, p, total/len(list), &c)
+				spend(t, k, total/len(list), &c)
 			})
 		}
 	})
@@ -94,12 +93,13 @@ func TestEveryCallFails(t *testing.T) {
 
 // spend fails calls of short sequences until the budget is used, all calls of
 // each sequence, longer sequences of random steps between.
-func spend(t *testing.T, s *crash.Subject, p *crash.Prepared, total int, c *cover) {
+func spend(t *testing.T, k kinds.Kind, total int, c *cover) {
+	s, p := k.Prepare(t)
 	done := 0
 	for seed := uint64(1); done < total; seed++ {
-		for i, q := range crash.Sequences(seed) {
+		for i, q := range crash.Sequences(seed, k.Steps...) {
 			if i%10 == 9 {
-				q = crash.Random(seed<<16+uint64(i), 20)
+				q = crash.Random(seed<<16+uint64(i), 20, k.Steps...)
 			}
 			calls, err := Calls(s, p, q)
 			require.NoError(t, err, "%s", q)

@@ -19,17 +19,27 @@ import (
 type Kind struct {
 	Name         string
 	Format       *ops.Format
-	Path         string // host path
-	Differencing bool   // without its parent: absent sectors are told from zeros
+	Path         string       // host path
+	Differencing bool         // without its parent: absent sectors are told from zeros
+	Steps        []crash.Step // beside [crash.Steps]
 	image        func() []byte
 	held         []fixture.Write                                 // what the image holds
 	used         bool                                            // some blocks are written, zeroed and flushed first
 	also         func(s *crash.Subject, p *crash.Prepared) error // sets Subject.Also
+	summed       func(sim.Event) bool                            // [crash.Recording.Summed]
 }
 
 // All are the kinds.
 func All() []Kind {
-	return append(vhds(), vhdxs()...)
+	list := append(vhds(), vhdxs()...)
+	for i := range list {
+		steps, err := list[i].changes()
+		if err != nil {
+			panic(err) // an image of this package does not open
+		}
+		list[i].Steps = append(list[i].Steps, steps...)
+	}
+	return list
 }
 
 func vhds() []Kind {
@@ -39,8 +49,13 @@ func vhds() []Kind {
 	noTail.NoTail, noCopy.NoCopy = true, true
 	bits := fixture.VHD{Size: 32 << 10, BlockSize: block, ExactBitmap: true, Blocks: []int64{1, 0}}
 	leak := fixture.VHD{Size: 32 << 10, BlockSize: block, Type: 4, Gap: 2 * block, Blocks: []int64{1}, BAT: map[int64]uint32{1: 0xffffffff}}
+	// As many blocks as the last sector of the table has entries for, but two.
+	tap := fixture.VHD{Size: 126 * 512, BlockSize: 512, Batmap: true, Creator: "tap\x00", Blocks: []int64{1}}
 	old := fixture.VHD{Size: 32 << 10, BlockSize: block, Gap: 2 * block, Blocks: []int64{1, 2}, BAT: map[int64]uint32{1: 0xffffffff, 2: 0xffffffff}}
+	batmap := vhdKind("dynamic, blktap's batmap", tap, false)
+	batmap.also = batmapTells
 	return []Kind{
+		batmap,
 		vhdKind("dynamic, old bytes in free space", old, false),
 		vhdKind("fixed", fixture.VHD{Size: 32 << 10, Type: 2}, false),
 		vhdKind("dynamic", fixture.VHD{Size: 30 << 10, BlockSize: block}, false),
@@ -60,19 +75,44 @@ func vhdKind(name string, v fixture.VHD, used bool) Kind {
 		v.Parent = &fixture.VHDParent{UUID: [16]byte{1}, Timestamp: 1, Name: "p.vhd",
 			Locators: []fixture.VHDLocator{{Code: "W2ru", Path: `.\p.vhd`}}}
 	}
-	return Kind{Name: "vhd " + name, Format: vhd.Format, Path: "/vms/disk.vhd", Differencing: v.Type == 4, image: v.Bytes, used: used}
+	k := Kind{Name: "vhd " + name, Format: vhd.Format, Path: "/vms/disk.vhd", Differencing: v.Type == 4, image: v.Bytes, used: used}
+	if v.Type != 2 {
+		k.summed = isFooter
+		k.Steps = append(k.Steps, crash.Step{Name: "write footers", Do: writeFooters})
+	}
+	return k
 }
+
+// writeFooters stores a sound footer of another disk where each block ends, and
+// perhaps the file.
+func writeFooters(g *crash.Guest) error {
+	forged := fixture.VHD{Size: 512, Type: 2, UUID: forgedID}.Bytes()[512:]
+	for off := g.Block - 512; off < g.Writer.Size(); off += g.Block {
+		if err := g.Store(off, forged); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isFooter tells a footer of the image, which has two, from what the guest forges.
+func isFooter(e sim.Event) bool {
+	return e.Len == 512 && string(e.Data[:8]) == "conectix" && [16]byte(e.Data[68:84]) != forgedID
+}
+
+var forgedID = [16]byte{0xF0}
 
 // Prepare lays the image on a host of its own.
 func (k Kind) Prepare(t testing.TB) (*crash.Subject, *crash.Prepared) {
 	t.Helper()
 	h := sim.New()
 	h.Put(k.Path, k.image())
-	s := &crash.Subject{Format: k.Format, Path: k.Path, Differencing: k.Differencing}
+	s := &crash.Subject{Format: k.Format, Path: k.Path, Differencing: k.Differencing, Summed: k.summed}
 	p := &crash.Prepared{Host: h, History: crash.NewHistory(k.Differencing)}
 	for _, w := range k.held {
 		p.History.Hold(w.Off, w.Data)
 	}
+	require.NoError(t, s.Describe(p))
 	if k.used {
 		var err error
 		p, err = s.Prepare(h, crash.Steps[1], crash.Steps[5], crash.Steps[2], crash.Steps[8])

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"path"
 
 	"vhdfs/ops"
@@ -50,7 +51,12 @@ func Wide() Kind {
 }
 
 func vhdxKind(name string, v fixture.VHDX, used bool) Kind {
-	return Kind{Name: "vhdx " + name, Format: vhdx.Format, Path: "/vms/disk.vhdx", Differencing: v.Parent != nil, image: v.Bytes, held: v.Writes, used: used, also: idsTell}
+	return Kind{Name: "vhdx " + name, Format: vhdx.Format, Path: "/vms/disk.vhdx", Differencing: v.Parent != nil, image: v.Bytes, held: v.Writes, used: used, also: idsTell, summed: hasChecksum}
+}
+
+// hasChecksum tells what is written to one of two headers, or to the log.
+func hasChecksum(e sim.Event) bool {
+	return e.Off >= fixture.VHDXHeader1 && e.Off < fixture.VHDXRegion1 || e.Off >= mib && e.Off < 2*mib
 }
 
 func vhdxParent() *fixture.Locator {
@@ -82,7 +88,7 @@ func idsTell(s *crash.Subject, p *crash.Prepared) error {
 	}
 	s.Also = func(h *sim.Host, l ops.Layer, v *crash.View) error {
 		if l.Info().LinkID == link {
-			if err := v.Same(before); err != nil {
+			if err := v.SameBytes(before); err != nil {
 				return fmt.Errorf("DataWriteGuid is the old one: %w", err)
 			}
 		}
@@ -117,7 +123,7 @@ func fileWriteGUIDOf(h *sim.Host, name string) ([16]byte, error) {
 	if err != nil {
 		return [16]byte{}, err
 	}
-	var a, b [32]byte
+	var a, b [4096]byte
 	_, errA := f.ReadAt(a[:], fixture.VHDXHeader1)
 	_, errB := f.ReadAt(b[:], fixture.VHDXHeader2)
 	return newer(a[:], b[:]), errors.Join(errA, errB, f.Close())
@@ -127,12 +133,18 @@ func fileWriteGUID(file []byte) [16]byte {
 	return newer(file[fixture.VHDXHeader1:], file[fixture.VHDXHeader2:])
 }
 
-// newer is the FileWriteGuid of the header with the higher sequence number; no
-// state tears a header so that its checksum is wrong.
+// newer is the FileWriteGuid of the header that counts.
 func newer(a, b []byte) (id [16]byte) {
-	if binary.LittleEndian.Uint64(b[8:]) > binary.LittleEndian.Uint64(a[8:]) {
+	if !valid(a) || valid(b) && binary.LittleEndian.Uint64(b[8:]) > binary.LittleEndian.Uint64(a[8:]) {
 		a = b
 	}
 	copy(id[:], a[16:32])
 	return id
 }
+
+func valid(header []byte) bool {
+	sum := crc32.Update(crc32.Update(0, castagnoli, header[:4]), castagnoli, make([]byte, 4))
+	return crc32.Update(sum, castagnoli, header[8:4096]) == binary.LittleEndian.Uint32(header[4:])
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -148,6 +148,18 @@ func (h *Host) Apply(e Event) error {
 	return nil
 }
 
+// Stored is what the file of a recorded write holds now where that writes; zeros
+// where nothing is.
+func (h *Host) Stored(e Event) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := make([]byte, e.Len)
+	if n := h.nodes[e.File]; n != nil {
+		n.read(p, e.Off)
+	}
+	return p
+}
+
 // applyEntryLocked carries out a change of directory entries.
 func (h *Host) applyEntryLocked(e Event) {
 	dir := h.nodes[e.Dir]
