@@ -79,7 +79,7 @@ func cutChange(t *testing.T, c crashed, q crash.Sequence, judgeOf func(base *Dis
 		err = nil
 	}
 	if err == nil && len(dropped) == 0 {
-		_, err = s.Run(r, p.History, crash.Options{Deep: 40, Limit: 200, Every: 5})
+		_, err = s.Run(r, p.History, crash.Options{Deep: 40, Limit: 200})
 	}
 	return states, err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 
 	"vhdfs/ops"
@@ -15,28 +17,69 @@ func (g *Guest) Resize(size, below int64) error {
 	g.Host.Ack("resize", resizing{from: from, to: size, below: below})
 	if err := g.Writer.(ops.Resizer).Resize(context.Background(), size, below); err != nil {
 		g.Host.Ack("not resized", unresized{from: from, to: size})
+		g.doubt = true
 		return err
 	}
-	g.Host.Ack("resized", resized{size})
+	m := resized{size: size}
+	if size < from {
+		m.length = g.Host.Bytes(g.Subject.Path).Size()
+	}
+	g.Host.Ack("resized", m)
 	if got := g.Writer.Size(); got != size {
 		return fmt.Errorf("resized to %d, size is %d", size, got)
 	}
 	return nil
 }
 
-// Compact gives space back. No byte that the guest sees may change, and the file
-// may not grow.
-func (g *Guest) Compact(o ops.CompactOptions) error {
+// Compact gives space back. No byte that the guest sees may change, but those that
+// are free, from block free on; the parents are zeros from byte under on. The file
+// may not grow, unless footers are put where they have to be.
+func (g *Guest) Compact(o ops.CompactOptions, under, free int64) error {
+	c := g.Writer.(ops.Compacter)
+	m := compacting{under: under / sector, free: math.MaxInt64}
+	if g.Subject.Differencing {
+		o.Below = func(off, _ int64) (bool, error) { return off >= under, nil }
+	}
+	if free > 0 {
+		o.Free = func(off, _ int64) bool { return off >= free }
+		m.free = free / sector
+	}
+	if o.Dry {
+		m = compacting{under: math.MaxInt64, free: math.MaxInt64}
+	}
+	g.Host.Ack("compact", m)
+	whole := sound(g.Writer.Info())
 	before := g.Host.Bytes(g.Subject.Path).Size()
-	r, err := g.Writer.(ops.Compacter).Compact(context.Background(), o)
+	r, err := c.Compact(context.Background(), o)
 	after := g.Host.Bytes(g.Subject.Path).Size()
 	switch {
 	case err != nil:
+		g.doubt = true
 		return err
-	case after > before || o.Dry && after != before:
+	case whole && after > before || o.Dry && after != before:
 		return fmt.Errorf("compaction made %d bytes of %d", after, before)
 	case !o.Dry && r.After != after:
 		return fmt.Errorf("compaction says that the file has %d bytes, it has %d", r.After, after)
+	}
+	g.Host.Ack("compacted", compacted{after})
+	return nil
+}
+
+// sound tells whether an image shows no anomaly that a first write mends.
+func sound(i ops.Info) bool {
+	return !slices.ContainsFunc(i.Anomalies, func(a ops.Anomaly) bool { return a.Severity != ops.Note })
+}
+
+// Repair mends what can be mended.
+func (g *Guest) Repair() error {
+	names := map[string]bool{}
+	err := g.Writer.(ops.Repairer).Repair(context.Background(), func(a ops.Anomaly) error { names[a.Name] = true; return nil })
+	if err != nil {
+		g.doubt = true
+		return err
+	}
+	if len(names) > 0 {
+		g.Host.Ack("mended", mended{names})
 	}
 	return nil
 }
@@ -46,6 +89,7 @@ func (g *Guest) Compact(o ops.CompactOptions) error {
 func (g *Guest) say(name, value string, do func() error) error {
 	g.Host.Ack("say "+name, saying{name, value})
 	if err := do(); err != nil {
+		g.doubt = true
 		return err
 	}
 	g.Host.Ack("said "+name, said{name, value})

@@ -26,12 +26,12 @@ type Guest struct {
 // NewGuest opens the image of a subject for writing.
 func NewGuest(s *Subject, h *sim.Host) (*Guest, error) {
 	g := &Guest{Subject: s, Host: h}
-	return g, g.open()
+	return g, g.open(false)
 }
 
-func (g *Guest) open() error {
+func (g *Guest) open(quiet bool) error {
 	g.Host.Ack("open", opened{})
-	l, err := g.Subject.Open(g.Host, ops.Write)
+	l, err := g.Subject.open(g.Host, ops.Write, quiet)
 	if err != nil {
 		return err
 	}
@@ -110,9 +110,15 @@ func (g *Guest) Close() error {
 }
 
 // Reopen closes, whatever that answers, and opens again.
-func (g *Guest) Reopen() error {
+func (g *Guest) Reopen() error { return g.reopen(false) }
+
+// ReopenQuietly is Reopen for a session that leaves the LinkID alone until the
+// guest writes.
+func (g *Guest) ReopenQuietly() error { return g.reopen(true) }
+
+func (g *Guest) reopen(quiet bool) error {
 	closed := g.Close()
-	err := g.open()
+	err := g.open(quiet)
 	g.doubt, g.closed = false, err != nil
 	return errors.Join(closed, err)
 }
@@ -123,7 +129,7 @@ func (g *Guest) Reopen() error {
 func (g *Guest) Kill() error {
 	g.Host.Ack("kill", doubted{})
 	g.doubt = false
-	return g.open()
+	return g.open(false)
 }
 
 // Closed tells whether the guest has no disk, because opening it again failed.

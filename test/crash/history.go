@@ -40,6 +40,9 @@ func (v value) fits(absent bool, b []byte) bool {
 	return bytes.Equal(b, v.data)
 }
 
+// nothing tells whether the value is zeros where the parents are.
+func (v value) nothing() bool { return v.either || v.absent || v.data == nil || isZero(v.data) }
+
 // History is what each sector of a disk may read as after a power cut: the last
 // value that a flush acknowledged, or any that was asked for since (C1, C2).
 type History struct {
@@ -49,8 +52,11 @@ type History struct {
 	sizes   []int64        // of the disk in bytes; nil: as it is at the start
 	facts   facts          // what the image may say of itself; nil: as at the start
 	added   []addition
-	wrote   bool // the session wrote something, for certain
-	closed  bool // the last session did, ended cleanly, and none has begun since
+	under   int64           // the parents read as zeros from this sector on; nobody asks before a compaction
+	length  int64           // of the file at most, after a compaction or a shrink, until the next change; 0: any
+	mended  map[string]bool // anomalies that a repair ended, until the next change
+	wrote   bool            // the session wrote something, for certain
+	closed  bool            // the last session did, ended cleanly, and none has begun since
 }
 
 // addition are sectors that the disk got when it grew, until they are written.
@@ -64,13 +70,14 @@ type facts map[string][]string
 
 // NewHistory is that of an empty disk; absent where it has a parent.
 func NewHistory(differencing bool) *History {
-	return &History{blank: value{absent: differencing}, sectors: map[int64][]value{}, loose: map[int64]bool{}}
+	return &History{blank: value{absent: differencing}, sectors: map[int64][]value{}, loose: map[int64]bool{}, under: math.MaxInt64}
 }
 
 // Clone is an independent copy.
 func (h *History) Clone() *History {
 	c := NewHistory(h.blank.absent)
 	c.wrote, c.closed = h.wrote, h.closed
+	c.under, c.length, c.mended = h.under, h.length, h.mended
 	c.sizes, c.added = slices.Clone(h.sizes), slices.Clone(h.added)
 	c.facts = maps.Clone(h.facts)
 	for i, v := range h.sectors {
@@ -112,9 +119,20 @@ type flushed struct{}
 // durably. Added sectors below the size of the parent's disk become zeros.
 type (
 	resizing  struct{ from, to, below int64 }
-	resized   struct{ size int64 }
-	unresized struct{ from, to int64 } // failed: it may have either
+	resized   struct{ size, length int64 } // length: of the file at most; 0: any
+	unresized struct{ from, to int64 }     // failed: it may have either
 )
+
+// compacting marks that zeros may become absent from sector under on, and that what
+// is stored from sector free on may become zeros, compacted that the file is no
+// longer than length, durably.
+type (
+	compacting struct{ under, free int64 }
+	compacted  struct{ length int64 }
+)
+
+// mended marks that anomalies are gone, durably.
+type mended struct{ names map[string]bool }
 
 // saying marks that the image is to say something else of itself, said that it
 // does, durably.
@@ -135,7 +153,26 @@ type doubted struct{}
 
 // Note takes up an event of a recording; only marks of a [Guest] count.
 func (h *History) Note(e sim.Event) {
+	switch e.Mark.(type) {
+	case nil:
+		return
+	case flushed, closed, opened:
+	default:
+		h.length, h.mended = 0, nil
+	}
 	switch m := e.Mark.(type) {
+	case compacting:
+		h.under = min(h.under, m.under)
+		for i := range h.sectors {
+			if i >= m.free {
+				h.ask(i, value{})
+				h.sectors[i] = doubt(h.sectors[i])
+			}
+		}
+	case compacted:
+		h.length = m.length
+	case mended:
+		h.mended = m.names
 	case asked:
 		h.wrote = h.wrote || m.data != nil // zeros may be there already
 		for at := int64(0); at < m.n; at += sector {
@@ -152,7 +189,7 @@ func (h *History) Note(e sim.Event) {
 	case resizing:
 		h.resize(m)
 	case resized:
-		h.sizes = []int64{m.size}
+		h.sizes, h.length = []int64{m.size}, m.length
 		h.settle(m.size/sector, math.MaxInt64)
 	case unresized:
 		for i, list := range h.sectors {
@@ -266,7 +303,7 @@ func (h *History) AllowsDisk(b []byte) error {
 func (h *History) allows(i int64, absent bool, b []byte) error {
 	list := h.of(i)
 	for _, v := range list {
-		if v.fits(absent, b) {
+		if v.fits(absent, b) || i >= h.under && v.nothing() && (absent || isZero(b)) {
 			return nil
 		}
 	}

@@ -1,8 +1,8 @@
 package crash
 
 import (
-	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	"vhdfs/test/sim"
 )
@@ -94,21 +94,29 @@ func (o Options) deeper(s *State) Options {
 // visit calls f with the states that the options ask for, and the number of each.
 func (r *Recording) visit(o Options, f func(s *State, n int) (Result, error)) (Result, error) {
 	var done Result
-	met := 0
+	share, rng := 1.0, rand.New(rand.NewPCG(o.Seed, 0x5A))
+	if o.Limit > 0 {
+		share = float64(o.Limit) / float64(max(1, r.count(o)))
+	}
 	err := r.Each(o.Seed, func(s *State) error {
-		if met++; s.At < o.After || o.Every > 0 && met%o.Every != 0 {
+		if s.At < o.After || share < 1 && rng.Float64() >= share {
 			return nil
-		}
-		if o.Limit > 0 && done.States >= o.Limit {
-			return errLimit
 		}
 		done.States++
 		sub, err := f(s, done.States)
 		done.Deep += sub.States + sub.Deep
 		return err
 	})
-	if errors.Is(err, errLimit) {
-		err = nil
-	}
 	return done, err
+}
+
+// count is the number of states from o.After on.
+func (r *Recording) count(o Options) (n int) {
+	_ = r.epochs(func(pending []sim.Event, at int, _ string) error { // nothing can fail
+		if at >= o.After {
+			n += len(r.plans(pending, rand.New(rand.NewPCG(o.Seed, uint64(at)))))
+		}
+		return nil
+	}, nil)
+	return n
 }

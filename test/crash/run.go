@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"errors"
 	"fmt"
 
 	"vhdfs/test/sim"
@@ -16,9 +15,8 @@ const (
 // Options say how far a run goes.
 type Options struct {
 	Seed  uint64
-	Limit int // states; 0: all
+	Limit int // states, a sample of about so many; 0: all
 	After int // events before which the power stays on
-	Every int // one state in so many; 0: all
 	Deep  int // one state in so many has its recovery recorded and cut, too; 0: none
 }
 
@@ -44,8 +42,6 @@ func (v *Violation) Error() string {
 
 // Unwrap is what was wrong.
 func (v *Violation) Unwrap() error { return v.Err }
-
-var errLimit = errors.New("limit reached")
 
 // Run verifies the states of a recording that started with the history. A
 // broken promise is a [Violation].

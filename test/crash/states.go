@@ -179,39 +179,45 @@ func (r *Recording) tears(e sim.Event) (alone, paired []int) {
 // ones, until visit returns an error. Its error is that error.
 func (r *Recording) Each(seed uint64, visit func(*State) error) error {
 	base := r.Base.Clone()
-	rng := rand.New(rand.NewPCG(seed, 0xC4A5))
+	return r.epochs(func(pending []sim.Event, at int, label string) error {
+		for _, p := range r.plans(pending, rand.New(rand.NewPCG(seed, uint64(at)))) {
+			if err := visit(&State{base: base, pending: pending, plan: p, At: at, Label: label}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, base.Apply)
+}
+
+// epochs calls visit before each sync, and at the end, with what is not durable
+// yet, and settled, unless nil, with what is then.
+func (r *Recording) epochs(visit func(pending []sim.Event, at int, label string) error, settled func(sim.Event) error) error {
 	var pending []sim.Event
-	for i := 0; i <= len(r.Events); i++ {
-		end := i == len(r.Events)
-		var e sim.Event
-		if !end {
-			e = r.Events[i]
-		}
-		if !end && e.Op == sim.OpAck {
+	for i, e := range r.Events {
+		switch e.Op {
+		case sim.OpAck:
 			continue
-		}
-		if !end && e.Op != sim.OpSync && e.Op != sim.OpSyncDir {
+		case sim.OpSync, sim.OpSyncDir:
+		default:
 			pending = append(pending, e)
 			continue
 		}
-		for _, p := range r.plans(pending, rng) {
-			if err := visit(&State{base: base, pending: pending, plan: p, At: i, Label: e.Label}); err != nil {
-				return err
-			}
+		if err := visit(pending, i, e.Label); err != nil {
+			return err
 		}
 		var rest []sim.Event
 		for _, p := range pending {
 			if !covers(e, p) {
 				rest = append(rest, p)
-				continue
-			}
-			if err := base.Apply(p); err != nil {
-				return err
+			} else if settled != nil {
+				if err := settled(p); err != nil {
+					return err
+				}
 			}
 		}
 		pending = rest
 	}
-	return nil
+	return visit(pending, len(r.Events), "")
 }
 
 // covers tells whether a sync makes an earlier change durable.

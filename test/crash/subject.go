@@ -19,20 +19,28 @@ type Subject struct {
 	// Also is one more thing that must hold in each state, of the image as it is
 	// found; nil: nothing.
 	Also func(h *sim.Host, l ops.Layer, v *View) error
+	// Damaged says that the image may have to be repaired before it is written.
+	Damaged bool
 	// Summed is [Recording.Summed].
 	Summed func(sim.Event) bool
 }
 
 // Open opens the image alone, without its parents.
-func (s *Subject) Open(h *sim.Host, a ops.Access) (ops.Layer, error) {
+func (s *Subject) Open(h *sim.Host, a ops.Access) (ops.Layer, error) { return s.open(h, a, false) }
+
+// open opens the image; quiet: for a session that leaves its LinkID alone until
+// the guest writes.
+func (s *Subject) open(h *sim.Host, a ops.Access, quiet bool) (ops.Layer, error) {
 	f, err := h.Dir(path.Dir(s.Path)).Open(path.Base(s.Path), a)
 	if err != nil {
 		return nil, err
 	}
 	return s.Format.Open(f, ops.OpenOptions{
-		Write: a&ops.Write != 0,
-		Ext:   strings.ToLower(path.Ext(s.Path)),
-		Cache: ops.NewCache(ops.DefaultCacheBudget),
+		Write:  a&ops.Write != 0,
+		Quiet:  quiet,
+		Repair: s.Damaged && a&ops.Write != 0,
+		Ext:    strings.ToLower(path.Ext(s.Path)),
+		Cache:  ops.NewCache(ops.DefaultCacheBudget),
 	})
 }
 
@@ -127,9 +135,13 @@ func (s *Subject) repair(h *sim.Host, view *View) (wrote bool, err error) {
 	if !ok {
 		return false, errors.Join(fmt.Errorf("%T is no ops.Writer", l), l.Close())
 	}
+	if r, ok := l.(ops.Repairer); ok && s.Damaged {
+		err = r.Repair(context.Background(), func(ops.Anomaly) error { return nil })
+	}
 	unit := max(int64(l.Info().LogicalSector), sector)
 	off, data := rewritable(view, unit)
 	switch {
+	case err != nil:
 	case data != nil:
 		wrote = true
 		_, err = w.WriteAt(data, off)

@@ -17,7 +17,9 @@ import (
 // View is a whole disk as it was read.
 type View struct {
 	size   int64
+	length int64 // of the file
 	facts  map[string]string
+	odd    map[string]bool  // anomalies that opening shows
 	data   map[int64][]byte // sectors that are not zeros
 	stored [][2]int64       // of a differencing disk: runs of sectors that are not absent, in order
 }
@@ -33,11 +35,19 @@ func (s *Subject) Read(h *sim.Host, l ops.Layer) (*View, error) {
 		return nil, err
 	}
 	v, err := s.read(f, l)
+	if err == nil {
+		var st ops.FileStat
+		st, err = f.Stat()
+		v.length = st.Size
+	}
 	return v, errors.Join(err, f.Close())
 }
 
 func (s *Subject) read(f ops.File, l ops.Layer) (*View, error) {
-	v := &View{size: l.Size(), facts: describe(l.Info()), data: map[int64][]byte{}}
+	v := &View{size: l.Size(), facts: describe(l.Info()), odd: map[string]bool{}, data: map[int64][]byte{}}
+	for _, a := range l.Info().Anomalies {
+		v.odd[a.Name] = true
+	}
 	buf := buffers.Get().(*[256 << 10]byte)
 	defer buffers.Put(buf)
 	for off := int64(0); off < l.Size(); {
@@ -146,6 +156,14 @@ func (v *View) Within(h *History) error {
 	for name, list := range h.facts {
 		if !slices.Contains(list, v.facts[name]) {
 			return fmt.Errorf("%s is %s, may be %q", name, v.facts[name], list)
+		}
+	}
+	if h.length > 0 && v.length > h.length {
+		return fmt.Errorf("the file has %d bytes, was compacted to %d", v.length, h.length)
+	}
+	for name := range h.mended {
+		if v.odd[name] {
+			return fmt.Errorf("%s is there, was mended", name)
 		}
 	}
 	for i, b := range v.data {

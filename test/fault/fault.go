@@ -169,7 +169,7 @@ func (r *run) steps(q crash.Sequence) (err error) {
 		if err != nil && r.hit.N == 0 {
 			return fmt.Errorf("%s failed before the fault: %w", step.Name, err)
 		}
-		if step.Name == "reopen" || step.Name == "kill" {
+		if step.Name == "reopen" || step.Name == "reopen quietly" || step.Name == "kill" {
 			// After a failed sync the host may show what is not on the disk, and
 			// never write it: nobody can go on from there.
 			if r.synced || r.g.Closed() {

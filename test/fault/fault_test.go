@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"vhdfs/test/crash"
 	"vhdfs/test/kinds"
 	"vhdfs/test/sim"
 )
@@ -97,9 +96,9 @@ func spend(t *testing.T, k kinds.Kind, total int, c *cover) {
 	s, p := k.Prepare(t)
 	done := 0
 	for seed := uint64(1); done < total; seed++ {
-		for i, q := range crash.Sequences(seed, k.Steps...) {
+		for i, q := range k.Sequences(seed) {
 			if i%10 == 9 {
-				q = crash.Random(seed<<16+uint64(i), 20, k.Steps...)
+				q = k.Random(seed<<16+uint64(i), 20)
 			}
 			calls, err := Calls(s, p, q)
 			require.NoError(t, err, "%s", q)

@@ -22,12 +22,40 @@ type Kind struct {
 	Path         string       // host path
 	Differencing bool         // without its parent: absent sectors are told from zeros
 	Steps        []crash.Step // beside [crash.Steps]
+	Damaged      bool         // has to be repaired before it is written
 	image        func() []byte
 	held         []fixture.Write                                 // what the image holds
 	used         bool                                            // some blocks are written, zeroed and flushed first
 	also         func(s *crash.Subject, p *crash.Prepared) error // sets Subject.Also
 	summed       func(sim.Event) bool                            // [crash.Recording.Summed]
 }
+
+// Sequences are short sequences of steps that the image can take, first those of
+// one step that only some images can take.
+func (k Kind) Sequences(seed uint64) []crash.Sequence {
+	var list []crash.Sequence
+	for _, s := range k.Steps {
+		list = append(list, crash.Sequence{s})
+	}
+	list = append(list, crash.Sequences(seed, k.Steps...)...)
+	if k.Damaged {
+		for i, q := range list {
+			list[i] = append(crash.Sequence{repair}, q...)
+		}
+	}
+	return list
+}
+
+// Random is a long sequence of steps that the image can take.
+func (k Kind) Random(seed uint64, n int) crash.Sequence {
+	q := crash.Random(seed, n, k.Steps...)
+	if k.Damaged {
+		q = append(crash.Sequence{repair}, q...)
+	}
+	return q
+}
+
+var repair = crash.Step{Lasts: true, Name: "repair", Do: (*crash.Guest).Repair}
 
 // All are the kinds.
 func All() []Kind {
@@ -52,9 +80,12 @@ func vhds() []Kind {
 	// As many blocks as the last sector of the table has entries for, but two.
 	tap := fixture.VHD{Size: 126 * 512, BlockSize: 512, Batmap: true, Creator: "tap\x00", Blocks: []int64{1}}
 	old := fixture.VHD{Size: 32 << 10, BlockSize: block, Gap: 2 * block, Blocks: []int64{1, 2}, BAT: map[int64]uint32{1: 0xffffffff, 2: 0xffffffff}}
+	short, shortFixed := fixture.VHD{Size: 32 << 10, BlockSize: block, ShortFooter: true, Blocks: []int64{1}}, fixture.VHD{Size: 32 << 10, Type: 2, ShortFooter: true}
 	batmap := vhdKind("dynamic, blktap's batmap", tap, false)
 	batmap.also = batmapTells
 	return []Kind{
+		damaged(vhdKind("dynamic, footer of 511 bytes", short, false)),
+		damaged(vhdKind("fixed, footer of 511 bytes", shortFixed, false)),
 		batmap,
 		vhdKind("dynamic, old bytes in free space", old, false),
 		vhdKind("fixed", fixture.VHD{Size: 32 << 10, Type: 2}, false),
@@ -95,6 +126,11 @@ func writeFooters(g *crash.Guest) error {
 	return nil
 }
 
+func damaged(k Kind) Kind {
+	k.Damaged = true
+	return k
+}
+
 // isFooter tells a footer of the image, which has two, from what the guest forges.
 func isFooter(e sim.Event) bool {
 	return e.Len == 512 && string(e.Data[:8]) == "conectix" && [16]byte(e.Data[68:84]) != forgedID
@@ -107,7 +143,7 @@ func (k Kind) Prepare(t testing.TB) (*crash.Subject, *crash.Prepared) {
 	t.Helper()
 	h := sim.New()
 	h.Put(k.Path, k.image())
-	s := &crash.Subject{Format: k.Format, Path: k.Path, Differencing: k.Differencing, Summed: k.summed}
+	s := &crash.Subject{Format: k.Format, Path: k.Path, Differencing: k.Differencing, Damaged: k.Damaged, Summed: k.summed}
 	p := &crash.Prepared{Host: h, History: crash.NewHistory(k.Differencing)}
 	for _, w := range k.held {
 		p.History.Hold(w.Off, w.Data)

@@ -27,6 +27,8 @@ func vhdxs() []Kind {
 	dirty.Log = &fixture.Log{Tables: true, Entries: []fixture.LogEntry{{}}}
 	dirtyChild := dirty
 	dirtyChild.Parent = vhdxParent()
+	// Two blocks more, and the block table outgrows its region.
+	full := fixture.VHDX{Size: 31 * 4096 * mib, BlockSize: mib, Parent: vhdxParent()}
 	old := small
 	old.Patches = []fixture.Patch{{Off: 4 * mib, Data: bytes.Repeat([]byte{0xA5}, 3*mib)}}
 	return []Kind{
@@ -40,6 +42,7 @@ func vhdxs() []Kind {
 		vhdxKind("differencing, 4096-byte sectors, used", child4k, true),
 		vhdxKind("with a dirty log", dirty, false),
 		vhdxKind("differencing, with a dirty log", dirtyChild, false),
+		vhdxKind("differencing, full table", full, false),
 	}
 }
 
