@@ -139,9 +139,8 @@ func aim(r *crash.Recording, label string) crash.Options {
 	return crash.Options{After: last - 60}
 }
 
-// created are the syncs of images that have no name yet. The last one is needed
-// where blocks have moved: vhdx.TestCompactSyncsAreNeeded.
-var created = []string{"vhd.create", "vhdx.create", "vhdx.header.restart"}
+// created are the syncs of images that have no name yet.
+var created = []string{"vhd.create", "vhdx.create"}
 
 // Each sync of the formats is needed: with it dropped some state breaks a
 // promise. The lines that this prints stand in docs/durability.md.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/test/crash"
+	"vhdfs/test/fixture"
 	"vhdfs/test/kinds"
 	"vhdfs/test/sim"
 )
@@ -134,4 +136,30 @@ func (c *cover) asksForAll(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A header that fails may stand there all the same, and name a log: the ring is
+// not written over before another header is there. A disk whose block table moves
+// begins a second log in its session.
+func TestFailedHeadersNameNoLostLog(t *testing.T) {
+	list := kinds.All()
+	k := list[slices.IndexFunc(list, func(k kinds.Kind) bool { return k.Name == "vhdx differencing, full table" })]
+	s, p := k.Prepare(t)
+	q := crash.Sequence{k.Steps[slices.IndexFunc(k.Steps, func(s crash.Step) bool { return s.Name == "grow" })]}
+	calls, err := Calls(s, p, q)
+	require.NoError(t, err)
+	headers := 0
+	for _, call := range calls {
+		if call.Op != sim.OpWrite || call.Off != fixture.VHDXHeader1 && call.Off != fixture.VHDXHeader2 {
+			continue
+		}
+		headers++
+		for _, f := range Faults() {
+			if f.Short {
+				_, err := Inject(s, p, q, call.N, f, 3)
+				require.NoError(t, err, "call %d, %s: %s", call.N, site(call), f)
+			}
+		}
+	}
+	require.Greater(t, headers, 3)
 }
