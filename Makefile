@@ -33,9 +33,9 @@ bench: needs build
 	./test/bench/bench bin/vhdfs
 	./test/bench/peers bin/vhdfs
 
-# Fuzz every parser for a minute each.
+# Every engine for hours, one after the other: see docs/testing.md.
 soak:
-	GO="$(GO)" ./test/fuzz 60s
+	GO="$(GO)" ./test/soak
 
 lint:
 	$(GO) vet ./...

@@ -2,62 +2,40 @@ package crash_test
 
 import (
 	"errors"
-	"os"
 	"slices"
-	"strconv"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/test/budget"
 	"vhdfs/test/crash"
 	"vhdfs/test/kinds"
 	"vhdfs/test/sim"
 )
 
-// budget is how many states all kinds together have: few at a desk and under the
-// race detector, many in CI, and what VHDFS_SOAK says before a release.
-func budget(t *testing.T) int {
-	t.Helper()
-	if n := os.Getenv("VHDFS_SOAK"); n != "" {
-		states, err := strconv.Atoi(n)
-		require.NoError(t, err, "VHDFS_SOAK is a number of states")
-		return states
-	}
-	switch {
-	case raceEnabled:
-		return 5_000
-	case os.Getenv("CI") != "":
-		return 250_000
-	}
-	return 20_000
-}
-
 // Whenever the power goes, an image opens, holds what was flushed, holds nothing
 // foreign, and is sound; and so when it goes again during the repair.
 func TestEveryStateKeepsThePromises(t *testing.T) {
 	list := kinds.All()
-	total := budget(t)
-	var states, deep atomic.Int64
-	t.Cleanup(func() { t.Logf("%d states, %d of recoveries", states.Load(), deep.Load()) })
-	for _, s := range list {
-		t.Run(s.Name, func(t *testing.T) {
+	total := budget.Of(t, 20_000, 250_000)
+	if raceEnabled {
+		total = 5_000
+	}
+	run := budget.Start(t, "crash", "states", "recoveries")
+	for _, k := range list {
+		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
-			sub, p := s.Prepare(t)
-			done, err := runKind(s, sub, p, total/len(list))
-			states.Add(int64(done.States))
-			deep.Add(int64(done.Deep))
-			require.NoError(t, err)
-			t.Logf("%d states, %d of recoveries", done.States, done.Deep)
+			require.NoError(t, run.Broken(cutKind(t, k, run, total/len(list))))
 		})
 	}
 }
 
-// runKind spends two thirds of a budget on short sequences, the rest on long
+// cutKind spends two thirds of a budget on short sequences, the rest on long
 // random ones.
-func runKind(k kinds.Kind, sub *crash.Subject, p *crash.Prepared, total int) (crash.Result, error) {
-	var done crash.Result
-	for seed := uint64(1); done.States < total; seed++ {
+func cutKind(t *testing.T, k kinds.Kind, run *budget.Run, total int) error {
+	sub, p := k.Prepare(t)
+	done := 0
+	for seed := run.Seed(); done < total; seed++ {
 		var list []crash.Sequence
 		for i, q := range k.Sequences(seed) {
 			list = append(list, q)
@@ -66,14 +44,15 @@ func runKind(k kinds.Kind, sub *crash.Subject, p *crash.Prepared, total int) (cr
 			}
 		}
 		for i, q := range list {
-			n, err := sub.Cut(p, q, crash.Options{Seed: seed<<16 + uint64(i), Limit: min(total-done.States, 1+total/20), Deep: 40})
-			done.Add(n)
-			if err != nil || done.States >= total {
-				return done, err
+			n, err := sub.Cut(p, q, crash.Options{Seed: seed<<16 + uint64(i), Limit: min(total-done, 1+total/20), Deep: 40})
+			run.Add("states", n.States)
+			run.Add("recoveries", n.Deep)
+			if done += max(1, n.States); err != nil || done >= total {
+				return err
 			}
 		}
 	}
-	return done, nil
+	return nil
 }
 
 // meeting is a workload that passes a sync.
@@ -96,7 +75,9 @@ func meetings(t *testing.T) map[string][]meeting {
 			r, labels, err := sub.Record(p, q)
 			require.NoError(t, err)
 			for l := range labels {
-				met[l] = append(met[l], meeting{k.Name, sub, p, q, aim(r, l)})
+				for _, o := range aim(r, l) {
+					met[l] = append(met[l], meeting{k.Name, sub, p, q, o})
+				}
 			}
 		}
 	}
@@ -125,18 +106,19 @@ var writeEverywhere = crash.Sequence{{Name: "write everywhere", Do: func(g *cras
 }}, crash.Steps[8]}
 
 // aim says which states show that a sync is dropped: those after the first such
-// sync; in a long recording those around the last one, where the log wraps.
-func aim(r *crash.Recording, label string) crash.Options {
+// sync; in a long recording, where the log wraps, those right after the last one,
+// and those around it.
+func aim(r *crash.Recording, label string) []crash.Options {
 	last := 0
 	for i, e := range r.Events {
 		if (e.Op == sim.OpSync || e.Op == sim.OpSyncDir) && e.Label == label {
 			if len(r.Events) < 300 {
-				return crash.Options{After: i}
+				return []crash.Options{{After: i}}
 			}
 			last = i
 		}
 	}
-	return crash.Options{After: last - 60}
+	return []crash.Options{{After: last}, {After: last - 60}}
 }
 
 // created are the syncs of images that have no name yet.
@@ -185,10 +167,11 @@ func TestFlushOfMoreThanTheLogHolds(t *testing.T) {
 	require.NoError(t, err)
 	for _, label := range []string{"vhdx.log.room", "vhdx.log.turn"} {
 		require.Positive(t, met[label])
-		o := aim(r, label)
-		o.Limit = 100
-		n, err := sub.Run(r, p.History, o)
-		require.NoError(t, err)
-		require.Greater(t, n.States, 10)
+		for _, o := range aim(r, label) {
+			o.Limit = 100
+			n, err := sub.Run(r, p.History, o)
+			require.NoError(t, err)
+			require.Greater(t, n.States, 10)
+		}
 	}
 }

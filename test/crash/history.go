@@ -153,26 +153,24 @@ type doubted struct{}
 
 // Note takes up an event of a recording; only marks of a [Guest] count.
 func (h *History) Note(e sim.Event) {
-	switch e.Mark.(type) {
+	switch m := e.Mark.(type) {
 	case nil:
-		return
-	case flushed, closed, opened:
+	case flushed:
+		h.Settle()
+	case opened:
+		h.wrote, h.closed = false, false
+	case closed:
+		h.Settle()
+		h.closed = h.wrote
 	default:
 		h.length, h.mended = 0, nil
+		h.change(m)
 	}
-	switch m := e.Mark.(type) {
-	case compacting:
-		h.under = min(h.under, m.under)
-		for i := range h.sectors {
-			if i >= m.free {
-				h.ask(i, value{})
-				h.sectors[i] = doubt(h.sectors[i])
-			}
-		}
-	case compacted:
-		h.length = m.length
-	case mended:
-		h.mended = m.names
+}
+
+// change takes up what a guest asks for, and what became of it.
+func (h *History) change(mark any) {
+	switch m := mark.(type) {
 	case asked:
 		h.wrote = h.wrote || m.data != nil // zeros may be there already
 		for at := int64(0); at < m.n; at += sector {
@@ -183,38 +181,53 @@ func (h *History) Note(e sim.Event) {
 			h.ask((m.off+at)/sector, v)
 		}
 	case refused:
-		for i := m.off / sector; i < (m.off+m.n)/sector; i++ {
-			h.sectors[i] = doubt(h.sectors[i])
-		}
+		h.doubt(m.off/sector, (m.off+m.n)/sector)
 	case resizing:
 		h.resize(m)
 	case resized:
 		h.sizes, h.length = []int64{m.size}, m.length
 		h.settle(m.size/sector, math.MaxInt64)
 	case unresized:
-		for i, list := range h.sectors {
-			if i >= min(m.from, m.to)/sector {
-				h.sectors[i] = doubt(list)
+		h.doubt(min(m.from, m.to)/sector, math.MaxInt64)
+	case compacting:
+		h.under = min(h.under, m.under)
+		for i := range h.sectors {
+			if i >= m.free {
+				h.ask(i, value{})
 			}
 		}
+		h.doubt(m.free, math.MaxInt64)
+	case compacted:
+		h.length = m.length
+	case mended:
+		h.mended = m.names
 	case saying:
-		h.facts[m.name] = append(slices.Clone(h.facts[m.name]), m.value)
+		if was, known := h.facts[m.name]; known {
+			h.facts[m.name] = append(slices.Clone(was), m.value)
+		}
 	case said:
-		h.facts[m.name] = []string{m.value}
-	case flushed:
-		h.Settle()
-	case opened:
-		h.wrote, h.closed = false, false
-	case closed:
-		h.Settle()
-		h.closed = h.wrote
+		if h.facts != nil {
+			h.facts[m.name] = []string{m.value}
+		}
 	case doubted:
 		for i := range h.loose {
-			v := append([]value(nil), h.sectors[i]...)
+			v := slices.Clone(h.sectors[i])
 			for k := range v[1:] {
 				v[k+1].maybe = true
 			}
 			h.sectors[i] = v
+		}
+	}
+}
+
+// doubt says that the last request for each known sector from first up to end may
+// not have taken place.
+func (h *History) doubt(first, end int64) {
+	for i, list := range h.sectors {
+		if i >= first && i < end {
+			list = slices.Clone(list)
+			list[len(list)-1].maybe = true
+			h.sectors[i] = list
 		}
 	}
 }
@@ -233,13 +246,6 @@ func (h *History) settle(first, end int64) {
 			delete(h.loose, i)
 		}
 	}
-}
-
-// doubt says that the last request may not have taken place.
-func doubt(list []value) []value {
-	list = slices.Clone(list)
-	list[len(list)-1].maybe = true
-	return list
 }
 
 // resize takes up another size: what is cut off may be gone at once, and is when

@@ -3,15 +3,14 @@ package fault
 import (
 	"fmt"
 	"maps"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/test/budget"
 	"vhdfs/test/crash"
 	"vhdfs/test/fixture"
 	"vhdfs/test/kinds"
@@ -21,26 +20,11 @@ import (
 // ciPoints are enough to give every call every fault.
 const ciPoints = 20_000
 
-// budget is how many faults all kinds together see.
-func budget(t *testing.T) int {
-	t.Helper()
-	if n := os.Getenv("VHDFS_SOAK"); n != "" {
-		points, err := strconv.Atoi(n)
-		require.NoError(t, err, "VHDFS_SOAK is a number of points")
-		return points
-	}
-	if os.Getenv("CI") != "" {
-		return ciPoints
-	}
-	return 1_600
-}
-
 // cover counts which place in the code met which fault.
 type cover struct {
 	mu struct {
 		sync.Mutex
-		met    map[string]map[string]int // site and call: fault: times
-		points int
+		met map[string]map[string]int // site and call: fault: times
 	}
 }
 
@@ -63,27 +47,26 @@ func (c *cover) note(call sim.Call, f Fault) {
 	}
 	if f.Name != "" {
 		c.mu.met[at][f.Name]++
-		c.mu.points++
 	}
 }
 
 // Every call of the workloads fails in every way that fits it.
 func TestEveryCallFails(t *testing.T) {
 	list := kinds.All()
-	total := budget(t)
+	total := budget.Of(t, 1_600, ciPoints)
+	run := budget.Start(t, "fault", "points")
 	var c cover
 	t.Run("kinds", func(t *testing.T) {
 		for _, k := range list {
 			t.Run(k.Name, func(t *testing.T) {
 				t.Parallel()
-				spend(t, k, total/len(list), &c)
+				spend(t, k, run, total/len(list), &c)
 			})
 		}
 	})
 	if t.Failed() {
 		return
 	}
-	t.Logf("%d points", c.mu.points)
 	for _, at := range slices.Sorted(maps.Keys(c.mu.met)) {
 		t.Logf("%-60s %v", at, c.mu.met[at])
 	}
@@ -94,10 +77,10 @@ func TestEveryCallFails(t *testing.T) {
 
 // spend fails calls of short sequences until the budget is used, all calls of
 // each sequence, longer sequences of random steps between.
-func spend(t *testing.T, k kinds.Kind, total int, c *cover) {
+func spend(t *testing.T, k kinds.Kind, run *budget.Run, total int, c *cover) {
 	s, p := k.Prepare(t)
 	done := 0
-	for seed := uint64(1); done < total; seed++ {
+	for seed := run.Seed(); done < total; seed++ {
 		for i, q := range k.Sequences(seed) {
 			if i%10 == 9 {
 				q = k.Random(seed<<16+uint64(i), 20)
@@ -111,9 +94,10 @@ func spend(t *testing.T, k kinds.Kind, total int, c *cover) {
 					}
 					c.note(call, Fault{})
 					hit, err := Inject(s, p, q, call.N, f, 5)
-					require.NoError(t, err, "sequence %q, call %d, %s: %s", q, call.N, site(call), f)
+					require.NoError(t, run.Broken(err), "sequence %q, call %d, %s: %s", q, call.N, site(call), f)
 					if hit.N > 0 {
 						c.note(call, f)
+						run.Add("points", 1)
 					}
 					done++
 				}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"path"
 
 	"vhdfs/ops"
 	"vhdfs/test/crash"
@@ -85,25 +84,15 @@ func idsTell(s *crash.Subject, p *crash.Prepared) error {
 	if err != nil {
 		return err
 	}
-	file, err := p.Host.ReadFile(s.Path)
-	if err != nil {
-		return err
-	}
+	start := p.Host.Bytes(s.Path)
 	s.Also = func(h *sim.Host, l ops.Layer, v *crash.View) error {
 		if l.Info().LinkID == link {
 			if err := v.SameBytes(before); err != nil {
 				return fmt.Errorf("DataWriteGuid is the old one: %w", err)
 			}
 		}
-		id, err := fileWriteGUIDOf(h, s.Path)
-		if err != nil || id != fileWriteGUID(file) {
-			return err
-		}
-		now, err := h.ReadFile(s.Path)
-		if err != nil {
-			return err
-		}
-		if len(now) != len(file) || !bytes.Equal(now[fixture.VHDXRegion1:], file[fixture.VHDXRegion1:]) {
+		now := h.Bytes(s.Path)
+		if fileWriteGUID(now) == fileWriteGUID(start) && !now.Equal(start, fixture.VHDXRegion1) {
 			return errors.New("the file was written to, FileWriteGuid is the old one")
 		}
 		return nil
@@ -121,19 +110,8 @@ func look(s *crash.Subject, h *sim.Host) (*crash.View, ops.GUID, error) {
 	return v, l.Info().LinkID, errors.Join(err, l.Close())
 }
 
-func fileWriteGUIDOf(h *sim.Host, name string) ([16]byte, error) {
-	f, err := h.Dir(path.Dir(name)).Open(path.Base(name), ops.Read)
-	if err != nil {
-		return [16]byte{}, err
-	}
-	var a, b [4096]byte
-	_, errA := f.ReadAt(a[:], fixture.VHDXHeader1)
-	_, errB := f.ReadAt(b[:], fixture.VHDXHeader2)
-	return newer(a[:], b[:]), errors.Join(errA, errB, f.Close())
-}
-
-func fileWriteGUID(file []byte) [16]byte {
-	return newer(file[fixture.VHDXHeader1:], file[fixture.VHDXHeader2:])
+func fileWriteGUID(file sim.Bytes) [16]byte {
+	return newer(file.Get(fixture.VHDXHeader1, 4096), file.Get(fixture.VHDXHeader2, 4096))
 }
 
 // newer is the FileWriteGuid of the header that counts.

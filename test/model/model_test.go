@@ -3,13 +3,12 @@ package model
 import (
 	"os"
 	"runtime/debug"
-	"strconv"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
+	"vhdfs/test/budget"
 )
 
 func TestMain(m *testing.M) {
@@ -17,37 +16,26 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// budget is how many operations all chains together see.
-func budget(t *testing.T) int {
-	t.Helper()
-	if n := os.Getenv("VHDFS_SOAK"); n != "" {
-		list, err := strconv.Atoi(n)
-		require.NoError(t, err, "VHDFS_SOAK is a number of operations")
-		return list
-	}
-	if os.Getenv("CI") != "" && !raceEnabled {
-		return 500_000
-	}
-	return 30_000
-}
-
 const runLength = 250
 
 func TestRandomOperations(t *testing.T) {
 	list := Configs()
-	perChain := budget(t) / len(list)
-	var done atomic.Int64
-	t.Cleanup(func() { t.Logf("%d operations on %d kinds of chain", done.Load(), len(list)) })
+	total := budget.Of(t, 30_000, 500_000)
+	if raceEnabled {
+		total = 30_000
+	}
+	run := budget.Start(t, "model", "operations")
 	for _, c := range list {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			for seed := uint64(1); int(seed-1)*runLength < perChain; seed++ {
+			for seed := run.Seed(); int(seed-run.Seed())*runLength < total/len(list); seed++ {
 				ops := Random(seed, c, runLength)
 				if f := Run(c, seed, ops); f != nil {
+					_ = run.Broken(f)
 					short, f := Shrink(c, seed, ops, f, 200)
 					t.Fatalf("seed %d: %v\n%s", seed, f, Script(short))
 				}
-				done.Add(runLength)
+				run.Add("operations", runLength)
 			}
 		})
 	}

@@ -91,12 +91,14 @@ func (c *content) ownPage(i int64) *page {
 	return *at
 }
 
-func (c *content) page(i int64) *page {
-	ch := c.chunks[i/chunkPages]
+func (c *content) page(i int64) *page { return c.chunks[i/chunkPages].page(i % chunkPages) }
+
+// page is page i of a chunk, nil where that is a hole.
+func (ch *chunk) page(i int64) *page {
 	if ch == nil {
 		return nil
 	}
-	return ch.pages[i%chunkPages]
+	return ch.pages[i]
 }
 
 // read copies what is there; p must end within the size.

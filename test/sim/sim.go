@@ -298,6 +298,36 @@ func (b Bytes) Get(off, n int64) []byte {
 // Write stores p at off and grows the file where needed.
 func (b Bytes) Write(off int64, p []byte) { b.n.write(p, off) }
 
+// Equal tells whether two files have one size and the same bytes from byte from on,
+// a multiple of 4096. Pages that a clone shares are not read.
+func (b Bytes) Equal(c Bytes, from int64) bool {
+	if b.n.size != c.n.size {
+		return false
+	}
+	for _, k := range append(b.n.keys()[:len(b.n.keys()):len(b.n.keys())], c.n.keys()...) {
+		x, y := b.n.chunks[k], c.n.chunks[k]
+		if x == y {
+			continue
+		}
+		for i := max(0, from/pageSize-k*chunkPages); i < chunkPages; i++ {
+			if !samePage(x.page(i), y.page(i)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func samePage(p, q *page) bool {
+	if p == nil {
+		p = zeroPage
+	}
+	if q == nil {
+		q = zeroPage
+	}
+	return p == q || p.b == q.b
+}
+
 // Truncate sets the size.
 func (b Bytes) Truncate(size int64) { b.n.truncate(size) }
 

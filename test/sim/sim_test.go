@@ -361,3 +361,33 @@ func BenchmarkCloneOf8MiB(b *testing.B) {
 		h.Clone()
 	}
 }
+
+func TestBytesEqual(t *testing.T) {
+	h := New()
+	h.Put("/a", bytes.Repeat([]byte{7}, 3<<20))
+	a, b := h.Bytes("/a"), h.Clone().Bytes("/a")
+	require.True(t, a.Equal(b, 0))
+	b.Write(4096, []byte{7})
+	require.True(t, a.Equal(b, 0), "the same byte again")
+	b.Write(4097, []byte{8})
+	require.False(t, a.Equal(b, 0))
+	require.False(t, a.Equal(b, 4096))
+	require.True(t, a.Equal(b, 8192))
+	b.Truncate(3<<20 - 1)
+	require.False(t, a.Equal(b, 8192))
+	b.Truncate(3 << 20)
+	require.False(t, a.Equal(b, 8192), "the last byte was cut off")
+	b.Write(3<<20-1, []byte{7})
+	require.True(t, a.Equal(b, 8192))
+
+	h.Put("/hole", nil)
+	h.Put("/zeros", nil)
+	hole, zeros := h.Bytes("/hole"), h.Bytes("/zeros")
+	hole.Truncate(5 << 20)
+	zeros.Truncate(5 << 20)
+	zeros.Write(4<<20, make([]byte, 4096))
+	require.True(t, hole.Equal(zeros, 0))
+	zeros.Write(4<<20+5, []byte{1})
+	require.False(t, hole.Equal(zeros, 0))
+	require.False(t, zeros.Equal(hole, 0))
+}
