@@ -44,10 +44,9 @@ func (g *Guest) Compact(o ops.CompactOptions, under, free int64) error {
 		o.Free = func(off, _ int64) bool { return off >= free }
 		m.free = free / sector
 	}
-	if o.Dry {
-		m = compacting{under: math.MaxInt64, free: math.MaxInt64}
+	if !o.Dry {
+		g.Host.Ack("compact", m)
 	}
-	g.Host.Ack("compact", m)
 	whole := sound(g.Writer.Info())
 	before := g.Host.Bytes(g.Subject.Path).Size()
 	r, err := c.Compact(context.Background(), o)
@@ -61,7 +60,9 @@ func (g *Guest) Compact(o ops.CompactOptions, under, free int64) error {
 	case !o.Dry && r.After != after:
 		return fmt.Errorf("compaction says that the file has %d bytes, it has %d", r.After, after)
 	}
-	g.Host.Ack("compacted", compacted{after})
+	if !o.Dry {
+		g.Host.Ack("compacted", compacted{after})
+	}
 	return nil
 }
 
@@ -72,6 +73,7 @@ func sound(i ops.Info) bool {
 
 // Repair mends what can be mended.
 func (g *Guest) Repair() error {
+	g.Host.Ack("repair", repairing{})
 	names := map[string]bool{}
 	err := g.Writer.(ops.Repairer).Repair(context.Background(), func(a ops.Anomaly) error { names[a.Name] = true; return nil })
 	if err != nil {

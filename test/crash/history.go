@@ -131,7 +131,10 @@ type (
 	compacted  struct{ length int64 }
 )
 
-// mended marks that anomalies are gone, durably.
+// repairing marks a repair, which may make the file longer, mended that anomalies
+// are gone, durably.
+type repairing struct{}
+
 type mended struct{ names map[string]bool }
 
 // saying marks that the image is to say something else of itself, said that it
@@ -157,6 +160,8 @@ func (h *History) Note(e sim.Event) {
 	case nil:
 	case flushed:
 		h.Settle()
+	case repairing:
+		h.length = 0
 	case opened:
 		h.wrote, h.closed = false, false
 	case closed:

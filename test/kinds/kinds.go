@@ -4,6 +4,7 @@
 package kinds
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -79,7 +80,9 @@ func vhds() []Kind {
 	leak := fixture.VHD{Size: 32 << 10, BlockSize: block, Type: 4, Gap: 2 * block, Blocks: []int64{1}, BAT: map[int64]uint32{1: 0xffffffff}}
 	// As many blocks as the last sector of the table has entries for, but two.
 	tap := fixture.VHD{Size: 126 * 512, BlockSize: 512, Batmap: true, Creator: "tap\x00", Blocks: []int64{1}}
-	old := fixture.VHD{Size: 32 << 10, BlockSize: block, Gap: 2 * block, Blocks: []int64{1, 2}, BAT: map[int64]uint32{1: 0xffffffff, 2: 0xffffffff}}
+	// Behind the disk's end, in its last block, too: what a growth must not show.
+	old := fixture.VHD{Size: 30 << 10, BlockSize: block, Gap: 2 * block, Blocks: []int64{1, 2, 7}, BAT: map[int64]uint32{1: 0xffffffff, 2: 0xffffffff}}
+	old.Patches = []fixture.VHDPatch{{Part: "file", Off: old.Layout().Blocks[7] + 512 + 2<<10, Data: bytes.Repeat([]byte{0xA5}, 2<<10)}}
 	short, shortFixed := fixture.VHD{Size: 32 << 10, BlockSize: block, ShortFooter: true, Blocks: []int64{1}}, fixture.VHD{Size: 32 << 10, Type: 2, ShortFooter: true}
 	batmap := vhdKind("dynamic, blktap's batmap", tap, false)
 	batmap.also = batmapTells

@@ -21,6 +21,8 @@ func vhdxs() []Kind {
 	large := fixture.VHDX{Size: 7 << 19, BlockSize: mib, LogicalSector: 4096}
 	fixed, child, child4k, dirty := small, small, large, small
 	fixed.Fixed = true
+	// Behind the disk's end, in its last block: what a growth must not show.
+	fixed.Patches = []fixture.Patch{{Off: 7*mib + mib/2, Data: bytes.Repeat([]byte{0xA5}, mib/2)}}
 	child.Parent, child4k.Parent = vhdxParent(), vhdxParent()
 	dirty.Writes = []fixture.Write{{Off: 0, Data: pattern(4096)}, {Off: mib + 512, Data: pattern(512)}}
 	dirty.Log = &fixture.Log{Tables: true, Entries: []fixture.LogEntry{{}}}

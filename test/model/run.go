@@ -20,7 +20,7 @@ type Op struct {
 	Kind   string
 	Off, N int64
 	Unmap  bool
-	Fill   byte // of a write: bytes fill+i%251
+	Fill   byte // of a write: bytes fill+i%251; of a compaction: its mode
 }
 
 func (o Op) String() string {
@@ -29,6 +29,10 @@ func (o Op) String() string {
 		return fmt.Sprintf("write off=%d n=%d fill=%d", o.Off, o.N, o.Fill)
 	case "zero":
 		return fmt.Sprintf("zero off=%d n=%d unmap=%v", o.Off, o.N, o.Unmap)
+	case "resize":
+		return fmt.Sprintf("resize size=%d", o.N)
+	case "compact":
+		return "compact mode=" + modes[int(o.Fill)%len(modes)]
 	case "read", "extents":
 		return fmt.Sprintf("%s off=%d n=%d", o.Kind, o.Off, o.N)
 	}
@@ -49,6 +53,15 @@ func Random(seed uint64, c Config, n int) []Op {
 			o.Off = max(0, o.Off/block*block-rng.Int64N(3000))
 		}
 		o.Kind = pick(rng)
+		if o.Kind == "resize" {
+			o.N = c.Size/2 + rng.Int64N(c.Size)
+			if o.Unmap { // more often inside one block
+				o.N = c.Size - 64*kib + rng.Int64N(128*kib)
+			}
+			o.N = max(o.N/int64(c.Sector), 8) * int64(c.Sector)
+			list[i] = o
+			continue
+		}
 		if o.Kind == "zero" && rng.IntN(3) == 0 {
 			o.Off, o.N = o.Off/block*block, block*(1+rng.Int64N(2))
 		}
@@ -66,7 +79,7 @@ func pick(rng *rand.Rand) string {
 		kind string
 		in   int // 1000
 	}{
-		{"flush", 40}, {"reopen", 8}, {"restart", 4}, {"past the end", 10}, {"second handle", 8}, {"extents", 40}, {"read", 200}, {"zero", 160},
+		{"flush", 40}, {"resize", 15}, {"compact", 8}, {"reopen", 8}, {"restart", 4}, {"past the end", 10}, {"second handle", 8}, {"extents", 40}, {"read", 200}, {"zero", 160},
 	} {
 		if rng.IntN(1000) < k.in {
 			return k.kind
@@ -136,7 +149,18 @@ func Run(c Config, seed uint64, list []Op) (failure *Failure) {
 }
 
 func (m *machine) do(o Op) error {
+	if size := int64(len(m.model)); o.Kind != "resize" {
+		o.Off %= size
+		if o.Kind != "past the end" {
+			o.N = min(o.N, size-o.Off)
+		}
+	}
 	switch o.Kind {
+	case "resize":
+		return m.resize(o.N)
+	case "compact":
+		_, err := m.operate("compact", "mode="+modes[int(o.Fill)%len(modes)])
+		return err
 	case "write":
 		p := make([]byte, o.N)
 		for i := range p {
@@ -217,13 +241,14 @@ func (m *machine) extents(off, n int64) error {
 // pastEnd writes over the end of the disk, where nothing may be stored, and reads
 // over it.
 func (m *machine) pastEnd(o Op) error {
-	off := m.c.Size - min(o.N/2, m.c.Size)
+	size := int64(len(m.model))
+	off := size - min(o.N/2, size)
 	if n, err := m.h.WriteAt(make([]byte, o.N), off); !errors.Is(err, ops.ErrPastEnd) || n != 0 {
 		return fmt.Errorf("write past the end: %d bytes, %v", n, err)
 	}
 	p := make([]byte, o.N)
 	n, err := m.h.ReadAt(p, off)
-	if err != io.EOF || int64(n) != m.c.Size-off {
+	if err != io.EOF || int64(n) != size-off {
 		return fmt.Errorf("read past the end: %d bytes, %v", n, err)
 	}
 	return differs(m.model[off:], p[:n], off)
@@ -244,7 +269,9 @@ func (m *machine) parents() [][]byte {
 
 // finish compares everything, closes, compares again, and checks.
 func (m *machine) finish(parents [][]byte) error {
-	whole := func() error { return errors.Join(m.read(m.h, 0, m.c.Size), m.extents(0, m.c.Size)) }
+	whole := func() error {
+		return errors.Join(m.read(m.h, 0, int64(len(m.model))), m.extents(0, int64(len(m.model))))
+	}
 	if err := errors.Join(whole(), m.stop(), m.start(), whole()); err != nil {
 		return err
 	}
