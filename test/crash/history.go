@@ -154,8 +154,12 @@ type (
 // last flush may last or not, whatever later sessions flush.
 type doubted struct{}
 
-// Note takes up an event of a recording; only marks of a [Guest] count.
+// Note takes up an event of a recording: the marks of a [Guest], and that somebody
+// changes files again after a close.
 func (h *History) Note(e sim.Event) {
+	if e.Op != sim.OpAck && e.Op != sim.OpSync && e.Op != sim.OpSyncDir {
+		h.closed = false
+	}
 	switch m := e.Mark.(type) {
 	case nil:
 	case flushed:
@@ -168,7 +172,7 @@ func (h *History) Note(e sim.Event) {
 		h.Settle()
 		h.closed = h.wrote
 	default:
-		h.length, h.mended = 0, nil
+		h.closed, h.length, h.mended = false, 0, nil
 		h.change(m)
 	}
 }

@@ -127,7 +127,8 @@ func (s *Subject) Start(h *sim.Host) (*Prepared, error) {
 	return &Prepared{Host: h, History: view.exactly(s.Differencing)}, nil
 }
 
-// Describe lets a history know what the image says of itself.
+// Describe lets a history know what the image says of itself, so that only what a
+// guest asks for may change it.
 func (s *Subject) Describe(p *Prepared) error {
 	view, err := s.look(p.Host.Clone(), false, false)
 	if err == nil {
@@ -139,9 +140,6 @@ func (s *Subject) Describe(p *Prepared) error {
 // Prepare runs steps on an image without cutting the power.
 func (s *Subject) Prepare(h *sim.Host, steps ...Step) (*Prepared, error) {
 	p := &Prepared{Host: h, History: NewHistory(s.Differencing)}
-	if err := s.Describe(p); err != nil {
-		return nil, err
-	}
 	r, _, err := s.Record(p, steps)
 	if err != nil {
 		return nil, err

@@ -151,12 +151,12 @@ func (k Kind) Prepare(t testing.TB) (*crash.Subject, *crash.Prepared) {
 	for _, w := range k.held {
 		p.History.Hold(w.Off, w.Data)
 	}
-	require.NoError(t, s.Describe(p))
 	if k.used {
 		var err error
 		p, err = s.Prepare(h, crash.Steps[1], crash.Steps[5], crash.Steps[2], crash.Steps[8])
 		require.NoError(t, err)
 	}
+	require.NoError(t, s.Describe(p))
 	if k.also != nil {
 		require.NoError(t, k.also(s, p))
 	}
