@@ -74,5 +74,6 @@ type CreateParent struct {
 	NextID    GUID      // a second LinkID that is accepted while a merge is under way; zero: none
 	Relative  string    // slash path from the child's directory, "./p.vhdx" or "../d/p.vhdx"
 	Absolute  string    // host path
+	Name      string    // of a VHD's name field, to put back what Windows wrote; "": the base of the path
 	Volume    string    // \\?\Volume{…}\ path, to put back what Windows wrote; "": none
 }

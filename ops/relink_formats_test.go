@@ -28,7 +28,7 @@ func realOn(t *testing.T, h *sim.Host) *world {
 func windowsChild(ext string, size int64, writes ...fixture.Write) []byte {
 	if ext == "vhd" {
 		return fixture.VHD{Size: size, Type: 4, UUID: fixture.MustGUID(guid(2)), Writes: writes,
-			Parent: &fixture.VHDParent{UUID: fixture.MustGUID(guid(1)), Timestamp: 700_000_000, Name: "base.vhd", Locators: []fixture.VHDLocator{
+			Parent: &fixture.VHDParent{UUID: fixture.MustGUID(guid(1)), Timestamp: 700_000_000, Name: `D:\vms\base.vhd`, Locators: []fixture.VHDLocator{
 				{Code: "W2ru", Path: `..\vms\base.vhd`}, {Code: "W2ku", Path: `D:\vms\base.vhd`}}}}.Bytes()
 	}
 	return fixture.VHDX{Size: size, BlockSize: 1 << 20, DataWriteGUID: fixture.MustGUID(guid(2)), Writes: writes,

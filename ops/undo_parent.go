@@ -73,6 +73,7 @@ func (r *parentRecord) create() CreateParent {
 		p.Timestamp = *r.Timestamp
 	}
 	p.Relative, p.Volume = strings.ReplaceAll(r.first(PathRelative), `\`, "/"), r.first(PathVolume)
+	p.Name = r.first(PathName)
 	if p.Absolute = r.first(PathAbsolute); p.Relative == "" && p.Absolute == "" {
 		p.Relative = strings.ReplaceAll(r.first(PathName), `\`, "/")
 	}

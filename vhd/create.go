@@ -215,6 +215,9 @@ func writeParent(f ops.File, h []byte, p *ops.CreateParent, paths []locatorPath,
 		base = p.Absolute
 	}
 	name := utf16.Encode([]rune(path.Base(base)))
+	if p.Name != "" {
+		name = utf16.Encode([]rune(p.Name))
+	}
 	for i, u := range name[:min(len(name), maxNameUnits)] {
 		be.PutUint16(h[64+2*i:], u)
 	}
