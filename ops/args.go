@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -72,6 +73,13 @@ func (a Amount) String() string {
 // Args are the arguments of a request by their service name, with defaults
 // filled in. Absent ones without a default are not there.
 type Args map[string]any
+
+// Planned is the same request for its plan alone: nothing is changed.
+func (a Args) Planned() Args {
+	dry := maps.Clone(a)
+	dry[argDry.Name] = true
+	return dry
+}
 
 // Has tells whether an argument was given or has a default.
 func (a Args) Has(name string) bool { _, ok := a[name]; return ok }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"path/filepath"
 	"strings"
 
@@ -93,10 +95,30 @@ func (q *request) run(ctx context.Context, c *cli.Context, p *progress) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if control != nil {
-		return control.do(ctx, q, p)
+	if control == nil {
+		return q.runHere(ctx, c, p)
 	}
-	return q.runHere(ctx, c, p)
+	answer, err := control.do(ctx, q, p)
+	if errors.Is(err, errors.ErrUnsupported) && q.op.Plans {
+		if why := q.refusal(ctx, c, p); why != nil {
+			return why, nil
+		}
+	}
+	return answer, err
+}
+
+// refusal is what the operation itself says against an image for which a mount has
+// no control file: a plan is asked for here, which changes nothing. nil where that
+// finds nothing unsupported.
+func (q *request) refusal(ctx context.Context, c *cli.Context, p *progress) []byte {
+	dry := *q
+	dry.args = q.args.Planned()
+	answer, err := dry.runHere(ctx, c, p)
+	var head struct{ Errno string }
+	if err != nil || json.Unmarshal(answer, &head) != nil || head.Errno != ops.Errno(errors.ErrUnsupported) {
+		return nil
+	}
+	return answer
 }
 
 // placeNew is place for a file that is to be made: its folder is there.

@@ -145,6 +145,6 @@ func TestRescueNoMergeOfASet(t *testing.T) {
 		$VHDFS merge $IMAGES/disk.vhds 2>&1 || echo "exit $?"`)
 	got = lines(out)
 	require.Equal(t, "0", got[0])
-	require.Contains(t, out, "has no operation merge")
+	require.Contains(t, out, "is a set: its disks are merged by optimize")
 	require.Equal(t, "exit 8", got[len(got)-1])
 }
