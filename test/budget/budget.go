@@ -54,11 +54,20 @@ type Run struct {
 // log of the test, and at the end of the file that VHDFS_SOAK_LOG names.
 func Start(t testing.TB, engine string, counts ...string) *Run {
 	t.Helper()
-	r := &Run{engine: engine, seed: Seed(t), start: time.Now(), counts: map[string]*atomic.Int64{}}
+	return StartAt(t, engine, Seed(t), counts...)
+}
+
+// StartAt is Start for an engine that chose its first seed itself.
+func StartAt(t testing.TB, engine string, seed uint64, counts ...string) *Run {
+	t.Helper()
+	r := &Run{engine: engine, seed: seed, start: time.Now(), counts: map[string]*atomic.Int64{}}
 	for _, name := range counts {
 		r.counts[name] = &atomic.Int64{}
 	}
 	t.Cleanup(func() {
+		if t.Failed() && r.violations.Load() == 0 {
+			r.violations.Add(1)
+		}
 		line := r.line()
 		t.Logf("%s", line)
 		if err := store(os.Getenv("VHDFS_SOAK_LOG"), line); err != nil {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/test/budget"
 	"vhdfs/test/e2e"
 	"vhdfs/test/fixture"
 	"vhdfs/test/mount"
@@ -45,6 +46,7 @@ const (
 func TestEveryWayToUseADisk(t *testing.T) {
 	need.Fuse(t)
 	seed, total := mount.Seed(t), mount.Count(t, "VHDFS_FSX", operations)
+	done := budget.StartAt(t, "fsx", seed, "operations")
 	for i, k := range mount.Disks {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
@@ -54,6 +56,7 @@ func TestEveryWayToUseADisk(t *testing.T) {
 				t.Fatalf("seed %d: %v\n%s", seed, err, show(ops))
 			}
 			t.Logf("%d operations", len(ops))
+			done.Add("operations", len(ops))
 		})
 	}
 }

@@ -30,6 +30,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/test/budget"
 	"vhdfs/test/e2e"
 	"vhdfs/test/mount"
 	"vhdfs/test/need"
@@ -47,16 +48,17 @@ func TestKilledDaemonLosesNothingFlushed(t *testing.T) {
 	need.Fuse(t)
 	need.Tool(t, "strace")
 	seed, total := mount.Seed(t), mount.Count(t, "VHDFS_KILLS", kills)
+	done := budget.StartAt(t, "kill", seed, "kills", "fsyncs")
 	for i, k := range mount.Kinds {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			n := total*(i+1)/len(mount.Kinds) - total*i/len(mount.Kinds)
-			run(t, k, n, seed+uint64(i)<<32)
+			run(t, k, n, seed+uint64(i)<<32, done)
 		})
 	}
 }
 
-func run(t *testing.T, k mount.Kind, cycles int, seed uint64) {
+func run(t *testing.T, k mount.Kind, cycles int, seed uint64, done *budget.Run) {
 	dir := t.TempDir()
 	k.Make(t, dir, mount.Base(k.Size))
 	var parent string
@@ -87,6 +89,8 @@ func run(t *testing.T, k mount.Kind, cycles int, seed uint64) {
 		require.Equal(t, parent, e2e.SHA256(t, filepath.Join(dir, k.Parent())), "a write reached the parent")
 	}
 	t.Logf("%d kills, %d of them inside a system call: %v", cycles, inCalls, &j.Counts)
+	done.Add("kills", cycles)
+	done.Add("fsyncs", int(j.Counts.Flushes.Load()))
 }
 
 // unharmed loads the disk once more, in peace.

@@ -167,8 +167,9 @@ func (k Kind) Judge7Zip(t testing.TB, dir string, j *Journal) {
 	out, err := os.Create(raw)
 	require.NoError(t, err)
 	cmd := exec.Command(need.Tool(t, "7z"), "e", "-so", "-t"+ext, filepath.Join(dir, k.File))
-	cmd.Stdout = out
-	require.NoError(t, cmd.Run())
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = out, &said
+	require.NoError(t, cmd.Run(), "%s", &said)
 	require.NoError(t, out.Close())
 	require.NoError(t, j.Judge(raw), "as 7-Zip reads it")
 	require.NoError(t, os.Remove(raw))

@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"vhdfs/test/budget"
 	"vhdfs/test/e2e"
 	"vhdfs/test/mount"
 	"vhdfs/test/need"
@@ -53,12 +54,13 @@ func TestPowerCutLosesNothingFlushed(t *testing.T) {
 	need.Fuse(t)
 	need.Loop(t)
 	seed, total := mount.Seed(t), mount.Count(t, "VHDFS_CUTS", cuts)
+	done := budget.StartAt(t, "power", seed, "cuts", "fsyncs")
 	for i, h := range hosts {
 		t.Run(h.name, func(t *testing.T) {
 			t.Parallel()
 			n := total*(i+1)/len(hosts) - total*i/len(hosts)
 			p := newPlant(t, h.kind, h.opts)
-			p.run(t, n, seed+uint64(i)<<32)
+			p.run(t, n, seed+uint64(i)<<32, done)
 		})
 	}
 }
@@ -101,7 +103,7 @@ func (p *plant) sync(t *testing.T) {
 	require.NoError(t, unix.Close(fd))
 }
 
-func (p *plant) run(t *testing.T, cycles int, seed uint64) {
+func (p *plant) run(t *testing.T, cycles int, seed uint64, done *budget.Run) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for n := range cycles {
 		// Every kind takes its turn, in pairs that change.
@@ -124,6 +126,8 @@ func (p *plant) run(t *testing.T, cycles int, seed uint64) {
 		require.Equal(t, sum, e2e.SHA256(t, filepath.Join(p.images, name)), "a write reached %s", name)
 	}
 	t.Logf("%d cuts: %v", cycles, &sum)
+	done.Add("cuts", cycles)
+	done.Add("fsyncs", int(sum.Flushes.Load()))
 }
 
 // cycle loads a pair of images, cuts the power at a random instant and brings
