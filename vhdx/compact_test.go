@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"sync"
@@ -171,48 +172,70 @@ func TestCompactMovesBitmaps(t *testing.T) {
 	closed(t, h, w)
 }
 
-// What a guest writes while its block is looked at, trimmed or copied is not lost;
-// one that never stops waits in the end.
+// What a guest changes just after its block was read, to be looked at or to be
+// copied, is not lost, however it reaches the disk; one that never stops waits in
+// the end.
 func TestCompactMeetsWrites(t *testing.T) {
-	for _, times := range []int{1, 2, 100} {
-		h, m := stored(t, sparse(fixture.VHDX{}))
-		w := openWriter(t, h)
-		n := 0
-		var guest sync.WaitGroup
-		h.SetFault(func(c sim.Call) error {
-			// The copy of block 0 reads, and nobody holds the lock until the last try.
-			for b := range int64(12) {
-				if at, ok := m.Blocks[b]; ok && c.Op == sim.OpRead && c.Len > 512 && c.Off >= at && c.Off < at+mib && n < times {
-					n++
-					k := byte(100 + n)
-					if n <= 40 {
-						guest.Go(func() { _, err := w.WriteAt(fill(512, k), b*mib+65536); require.NoError(t, err) })
-						if w.mu.TryLock() {
-							w.mu.Unlock()
-							guest.Wait()
-						}
-					}
-				}
+	first := func(n int) bool { return n == 1 }
+	write := func(w *Writer, off int64, p []byte) error { _, err := w.WriteAt(p, off); return err }
+	zero := func(w *Writer, off int64, p []byte) error { clear(p); return w.Zero(off, int64(len(p)), false) }
+	for _, tt := range []meeting{
+		{"first write of the session", true, write, first},
+		{"write", false, write, first},
+		{"write while it is copied", false, write, func(n int) bool { return n == 2 || n == 3 }},
+		{"write again and again", false, write, func(n int) bool { return n < 40 }},
+		{"zero", false, zero, first},
+		{"zero while it is copied", false, zero, func(n int) bool { return n == 2 }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h, m := stored(t, sparse(fixture.VHDX{}))
+			for b, at := range m.Blocks {
+				tt.during(t, h.Clone(), b*mib, at)
 			}
-			return nil
 		})
-		_, err := w.Compact(here, compactAll)
-		require.NoError(t, err)
-		h.SetFault(nil)
-		guest.Wait()
-		require.Positive(t, n)
-		was := viewOf(w.Disk)
-		wrote := 0
-		for b := range int64(12) {
-			if p := read(t, w.Disk, b*mib+65536, 512); p[0] > 100 {
-				wrote++
-				require.Equal(t, fill(512, p[0]), p)
-			}
-		}
-		require.Positive(t, wrote)
-		require.NoError(t, w.Flush())
-		require.Equal(t, was, viewOf(closedLeaky(t, h, w)))
 	}
+}
+
+// meeting is a guest who comes between a read of its block and what follows.
+type meeting struct {
+	name   string
+	fresh  bool // nothing was written before
+	change func(w *Writer, off int64, p []byte) error
+	when   func(read int) bool
+}
+
+// during compacts an image whose block at off of the disk lies at byte at.
+func (m meeting) during(t *testing.T, h *sim.Host, off, at int64) {
+	const in = 65536
+	w := openWriter(t, h)
+	if !m.fresh {
+		write(t, w, 9*mib, fill(512, 1))
+	}
+	want, reads := read(t, w.Disk, 0, 12*mib), 0
+	var guest sync.WaitGroup
+	h.AfterReads(func(c sim.Call) {
+		if c.Off > at+in || c.Off+c.Len < at+in+512 {
+			return
+		}
+		if reads++; !m.when(reads) {
+			return
+		}
+		p := want[off+in : off+in+512]
+		copy(p, fill(512, byte(100+reads)))
+		guest.Go(func() { require.NoError(t, m.change(w, off+in, p)) })
+		if w.mu.TryLock() { // else the guest waits, too
+			w.mu.Unlock()
+			guest.Wait()
+		}
+	})
+	_, err := w.Compact(here, compactAll)
+	require.NoError(t, err)
+	guest.Wait()
+	h.AfterReads(nil)
+	require.Positive(t, reads)
+	require.True(t, bytes.Equal(want, read(t, w.Disk, 0, 12*mib)), "block at %d, while it is open", off)
+	require.NoError(t, w.Flush())
+	require.True(t, bytes.Equal(want, read(t, closedLeaky(t, h, w), 0, 12*mib)), "block at %d", off)
 }
 
 // Guests go on while their disk is compacted again and again.

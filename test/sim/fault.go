@@ -40,6 +40,15 @@ func (h *Host) SetFault(hook func(Call) error) {
 	h.hook, h.calls = hook, 0
 }
 
+// AfterReads sets what is called when a read has taken its bytes, before the reader
+// has them: what changes the file meanwhile he does not see. It is called as a
+// fault hook is. nil: nothing.
+func (h *Host) AfterReads(f func(Call)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.after = f
+}
+
 // TraceSites fills in Call.Site, which costs about a microsecond a call.
 func (h *Host) TraceSites(on bool) {
 	h.mu.Lock()

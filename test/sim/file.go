@@ -76,12 +76,18 @@ func (f *file) changedLocked(e Event) {
 }
 
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.begin(Call{Op: OpRead, Off: off, Len: int64(len(p))}); err != nil {
+	c := Call{Op: OpRead, Off: off, Len: int64(len(p))}
+	if err := f.begin(c); err != nil {
 		return 0, err
 	}
-	defer f.host.mu.Unlock()
 	n := max(0, min(int64(len(p)), f.node.size-off))
 	f.node.read(p[:n], off)
+	after := f.host.after
+	f.host.mu.Unlock()
+	if after != nil {
+		c.Path = f.path
+		after(c)
+	}
 	if n < int64(len(p)) {
 		return int(n), io.EOF
 	}

@@ -45,6 +45,7 @@ type Host struct {
 	dropped   map[string]bool
 	labels    map[string]int
 	hook      func(Call) error
+	after     func(Call)
 	calls     int
 	trace     bool
 }
