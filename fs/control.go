@@ -73,7 +73,12 @@ func (c *call) run(ctx context.Context, caller fuse.Caller, request []byte) (*sp
 		return c.refuse(r, err)
 	}
 	defer c.m.vacate(c.key)
-	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args, Note: c.noter(r)}
+	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args, Note: c.noter(r), Stop: c.m.stop}
+	if c.op.Sync {
+		began := time.Now()
+		a := c.op.Do(ctx, r.Request)
+		return c.answer(r, a, began, false), a.Err
+	}
 	var end *spool // what Ended rendered; to be read when the job is done
 	r.Ended = func(j *ops.Job, a ops.Answer) int64 {
 		s := j.Status()

@@ -119,6 +119,9 @@ func (m *mount) live(ref ops.Ref) view.Live {
 	if err != nil {
 		return l // the document says so itself
 	}
+	if a, ok := m.lib.AttachedAs(ref); ok {
+		l.Attached, l.Device = true, a.Device
+	}
 	id := found.Stat.ID
 	if found.Set != nil && found.Err == nil {
 		if st, err := found.Leaf.Dir.Stat(found.Leaf.Name); err == nil {

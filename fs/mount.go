@@ -40,6 +40,7 @@ type mount struct {
 	oplog   *ops.OpLog
 	counted counters
 	started time.Time
+	stopped chan struct{} // closed when a request to stop has succeeded
 
 	mu struct {
 		sync.Mutex
@@ -50,6 +51,7 @@ type mount struct {
 		turn     int                    // of the last answer
 		lastGen  uint32                 // the last generation given to a view
 		closed   bool
+		stopping bool // a request to stop is under way, or has succeeded
 	}
 }
 
@@ -121,6 +123,7 @@ func newMount(o Options) *mount {
 		owner:   fuse.Owner{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())},
 		ctx:     context.Background(),
 		started: time.Now(),
+		stopped: make(chan struct{}),
 	}
 	m.oplog = ops.NewOpLog(o.Library.Top(".").Dir, o.ReadOnly)
 	m.mu.disks = map[ops.FileID]*disk{}

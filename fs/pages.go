@@ -163,6 +163,9 @@ func (m *mount) tryAdmit(c *content, write bool) (*pages, error) {
 	if v == nil || m.mu.closed {
 		return nil, errLookAgain
 	}
+	if m.mu.stopping {
+		return nil, errStopping()
+	}
 	for part, other := range m.mu.disks[c.file].windows {
 		if (part == 0) == (c.window.part == 0) {
 			continue

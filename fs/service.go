@@ -3,8 +3,10 @@ package fs
 import (
 	"context"
 	"io"
+	"strconv"
 
 	"vhdfs/ops"
+	"vhdfs/ops/view"
 )
 
 // service is .vhdfs/.
@@ -13,6 +15,7 @@ func (m *mount) service() *table {
 		rows := []row{
 			subTable("help", m.serviceTable(serviceName+"/help", m.helpRows)),
 			subTable("jobs", m.serviceTable(serviceName+"/jobs", m.jobsRows)),
+			subTable("mounted", m.serviceTable(serviceName+"/mounted", m.mountedRows)),
 			small("log", m.text(m.oplog.Render)),
 			small("metrics", m.text(m.renderMetrics)),
 		}
@@ -40,6 +43,17 @@ func (m *mount) helpRows(context.Context) ([]row, error) {
 	rows := make([]row, len(m.opts.Ops))
 	for i, op := range m.opts.Ops {
 		rows[i] = small(op.Name, m.text(func(w io.Writer) error { return usage(op, w) }))
+	}
+	return rows, nil
+}
+
+// mountedRows are the images that are attached.
+func (m *mount) mountedRows(context.Context) ([]row, error) {
+	list := m.lib.Attached()
+	rows := make([]row, len(list))
+	for i, a := range list {
+		name := strconv.FormatUint(uint64(a.Number), 10) + ".json"
+		rows[i] = small(name, m.text(func(w io.Writer) error { return view.Encode(w, a.Describe()) }))
 	}
 	return rows, nil
 }

@@ -26,7 +26,7 @@ func (s *Server) Wait() { <-s.done }
 // changed then.
 func (s *Server) Unmount() error {
 	err := unmount(s.m.opts.MountPoint, false)
-	for try := 0; err != nil && try < unmountTries; try++ {
+	for try := 0; err != nil && try < s.unmountTries(); try++ {
 		time.Sleep(waitStep)
 		err = unmount(s.m.opts.MountPoint, false)
 	}
@@ -37,8 +37,17 @@ func (s *Server) Unmount() error {
 }
 
 // unmountTries is how often an unmount is asked for again: a file that was just
-// closed is in use until the kernel has said so.
-const unmountTries = 5
+// closed is in use until the kernel has said so. So is the control file in which
+// somebody reads that the service stops: it is waited for a second.
+func (s *Server) unmountTries() int {
+	const tries = 5
+	select {
+	case <-s.m.stopped:
+		return waitTries
+	default:
+		return tries
+	}
+}
 
 // Detach takes the mount out of the tree of names at once. Those who have files
 // open there go on using them; [Server.Wait] waits for them.

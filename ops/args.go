@@ -20,6 +20,7 @@ const (
 	ArgWord                   // string: the Text of one of Arg.Words
 	ArgID                     // GUID
 	ArgNewPath                // string, not empty: of a file to be made
+	ArgPlace                  // string, not empty: of a file or a folder
 )
 
 // Arg is one argument of an operation.
@@ -131,7 +132,7 @@ func (a *Arg) Description() string {
 func (a *Arg) placeholder() string {
 	words := make([]string, 0, len(a.Words)+1)
 	switch a.Kind {
-	case ArgPath, ArgNewPath:
+	case ArgPath, ArgNewPath, ArgPlace:
 		return "PATH"
 	case ArgBool:
 		return "true|false"

@@ -139,19 +139,29 @@ func removeIfEmpty(d Dir, state string) error {
 // place is the file that a request names: by a path in the image folder, or by
 // an absolute host path beneath it or beneath one of others.
 func (r *Request) place(key, typed string, others ...Dir) (Ref, error) {
+	if base := path.Base(typed); strings.HasSuffix(typed, "/") || base == "." {
+		return Ref{}, Errorf(ErrUsage, 0, "%s=%q: want the path of a file", key, typed)
+	}
+	ref, err := r.placeOrFolder(key, typed, others...)
+	if err == nil && ref.Name == "." {
+		err = Errorf(ErrForbidden, 0, "%s=%q: outside of the folders that are open here", key, typed)
+	}
+	return ref, err
+}
+
+// placeOrFolder is place that takes folders too, the image folder itself among them.
+func (r *Request) placeOrFolder(key, typed string, others ...Dir) (Ref, error) {
 	parts := strings.Split(typed, "/")
 	switch {
 	case slices.Contains(parts, ".."):
 		return Ref{}, Errorf(ErrUsage, 0, "%s=%q: a path in a request has no \"..\"", key, typed)
 	case slices.Contains(parts, StateDir):
 		return Ref{}, Errorf(ErrUsage, 0, "%s=%q: %s is for files of vhdfs itself", key, typed, StateDir)
-	case parts[len(parts)-1] == "" || parts[len(parts)-1] == ".":
-		return Ref{}, Errorf(ErrUsage, 0, "%s=%q: want the path of a file", key, typed)
 	case !path.IsAbs(typed):
 		return r.Library.Top(path.Clean(typed)), nil
 	}
 	for _, d := range slices.Concat([]Dir{r.Library.opts.Top}, r.Named, others) {
-		if name, ok := beneath(d.Path("."), path.Clean(typed)); ok && name != "." {
+		if name, ok := beneath(d.Path("."), path.Clean(typed)); ok {
 			return Ref{Dir: d, Name: name}, nil
 		}
 	}

@@ -214,6 +214,13 @@ func (j *Jobs) Job(id int64) *Job {
 	return nil
 }
 
+// Reopen takes a Close back: operations are started again.
+func (j *Jobs) Reopen() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.mu.closed = false
+}
+
 // Close cancels what runs, waits for it to stop and starts nothing any more.
 func (j *Jobs) Close() {
 	j.mu.Lock()

@@ -35,6 +35,7 @@ type Library struct {
 	inspected *inspectCache
 	unlocked  bool // see Look
 	caches    atomic.Pointer[Caches]
+	attached  atomic.Pointer[Attachments]
 	mu        struct {
 		sync.Mutex
 		engines map[FileID]*Engine

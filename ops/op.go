@@ -19,6 +19,9 @@ type Op struct {
 	// Service tells that it is the service's own, not an image's: its control
 	// file is in .vhdfs, and the command names the file that it makes.
 	Service bool
+	// Sync tells that it is answered at once and never as a job, as the service's
+	// own are that have no Job: it takes no time, or ends all jobs.
+	Sync bool
 	// Writes tells that it makes or changes files of the host, with any
 	// arguments; WritesIf that it does with these.
 	Writes   bool
@@ -41,7 +44,10 @@ type Op struct {
 }
 
 // All is the table of operations, in the order of the documentation.
-var All = []*Op{opCheck, opCompact, opConvert, opCreate, opCreateFloppy, opMerge, opResize, opSet, opSetParent, opValidate}
+var All = []*Op{
+	opCheck, opCompact, opConvert, opCreate, opCreateFloppy, opFind, opMerge, opRequestStateChange, opResize,
+	opSet, opSetParent, opStart, opStop, opValidate, opValidateReservations,
+}
 
 // Request is one call of an operation.
 type Request struct {
@@ -56,6 +62,9 @@ type Request struct {
 	// Note, if not nil, writes a line to the log of the image folder and returns when
 	// it is durable: what somebody may want to know who undoes by hand what comes.
 	Note func(text string) error
+	// Stop, if not nil, ends the service that carries the request out; see
+	// [StopTerms]. nil where none runs.
+	Stop func(ctx context.Context, t StopTerms) error
 	// Progress, if not nil, is told how many bytes of all are done, by one
 	// goroutine at a time. The first call says that what was asked for is accepted;
 	// see [Request.Begin].

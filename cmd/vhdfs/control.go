@@ -29,6 +29,9 @@ type control struct {
 // control is the control file that the request is to be written to; nil when no
 // mount shows the image, or when it asks for what a mount does not do.
 func (q *request) control(c *cli.Context) (*control, error) {
+	if q.mnt != "" {
+		return &control{mount: mountLine{point: q.mnt, source: q.image}, file: filepath.Join(q.mnt, ".vhdfs", q.op.File())}, nil
+	}
 	m, rel, ok := q.place()
 	if !ok || c.IsSet("search") || c.IsSet("allow-parent") {
 		return nil, nil

@@ -134,20 +134,26 @@ func serve(ctx context.Context, o fs.Options) error {
 	return err
 }
 
-// waitForEnd returns when the mount has gone: unmounted from outside, or by the
-// first signal, whoever uses it. What programs wrote is durable by then; those
-// that still hold files of the mount get errors.
+// waitForEnd returns when the mount has gone: unmounted from outside, by a request to
+// stop the service, or by the first signal, whoever uses it. What programs wrote is
+// durable by then; those that still hold files of the mount get errors.
 func waitForEnd(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal, gone <-chan struct{}) error {
+	why := ""
 	select {
 	case <-gone:
-		return nil
+	case <-server.Stopped():
+		why = "request to stop"
 	case s := <-signals:
-		if err := notify("STOPPING=1"); err != nil {
-			log.WithError(err).Warn("service manager not told")
-		}
-		log.WithField("signal", s.String()).Info("unmounting")
-		return shutdown(server, signals)
+		why = s.String()
 	}
+	if err := notify("STOPPING=1"); err != nil {
+		log.WithError(err).Warn("service manager not told")
+	}
+	if why == "" {
+		return nil
+	}
+	log.WithField("reason", why).Info("unmounting")
+	return shutdown(server, signals)
 }
 
 // errForced is the end that somebody asked for who would not wait for a flush.

@@ -31,13 +31,19 @@ func opCommand(op *ops.Op) *cli.Command {
 	}
 }
 
-// subject is what comes first on the command line: an image, or the file that an
-// operation of the service makes.
+// subject is what comes first on the command line: an image, or what an operation of
+// the service is about: a file to be made, a place, or the service.
 func subject(op *ops.Op) string {
-	if op.Service {
+	about := pathOf(op)
+	switch {
+	case about == nil && op.Service:
+		return "MNT"
+	case about == nil || about.Kind == ops.ArgPath:
+		return "IMAGE"
+	case about.Kind == ops.ArgNewPath:
 		return "NEW"
 	}
-	return "IMAGE"
+	return "PATH"
 }
 
 // runOperation carries an operation out. The signals that ask a program to end

@@ -15,24 +15,27 @@ import (
 // request is an operation as it was typed, its paths absolute paths of the host.
 type request struct {
 	op     *ops.Op
-	image  string   // host path of the image; of the service: of the folder of the file that is made
+	image  string   // host path of the image; of the service: of the folder that the request is about
 	text   string   // the words, for the log
 	args   ops.Args // with absolute host paths
 	paths  []string // names of the arguments that are paths
 	mounts []mountLine
 	inside string // directory of the image in a mount, if that was typed
+	mnt    string // mount point of the service that is asked; "" where the image says which one
 }
 
 // newRequest reads the words of a command line. first is the IMAGE; for an
-// operation of the service it is the file that is to be made.
+// operation of the service it is the path that it is about, or the mount point of the
+// service where it is about none.
 func newRequest(op *ops.Op, first string, words []string) (*request, error) {
 	mounts, err := vhdfsMounts()
 	if err != nil {
 		return nil, err
 	}
-	if op.Service {
-		first = strings.TrimPrefix(first, "path=")
-		words = append([]string{"path=" + first}, words...)
+	about := pathOf(op)
+	if about != nil {
+		key := about.Key() + "="
+		words = append([]string{key + strings.TrimPrefix(first, key)}, words...)
 	}
 	q := &request{op: op, mounts: mounts, text: strings.Join(words, " ")}
 	if q.args, err = op.ParseWords(words); err != nil {
@@ -41,9 +44,15 @@ func newRequest(op *ops.Op, first string, words []string) (*request, error) {
 	if err := q.resolve(); err != nil {
 		return nil, err
 	}
-	if op.Service {
-		q.image = filepath.Dir(q.args.Text("Path"))
+	switch {
+	case about != nil && isDir(q.args.Text(about.Name)):
+		q.image = q.args.Text(about.Name)
 		return q, nil
+	case about != nil:
+		q.image = filepath.Dir(q.args.Text(about.Name))
+		return q, nil
+	case op.Service:
+		return q, q.ask(first)
 	}
 	folder, name, err := place(first)
 	switch {
@@ -60,11 +69,43 @@ func newRequest(op *ops.Op, first string, words []string) (*request, error) {
 	return q, nil
 }
 
+// pathOf is the argument of an operation of the service that says which file or
+// folder it is about; nil where it is about the service, or an image.
+func pathOf(op *ops.Op) *ops.Arg {
+	for i := range op.Args {
+		if op.Service && op.Args[i].Bare && isPath(op.Args[i].Kind) {
+			return &op.Args[i]
+		}
+	}
+	return nil
+}
+
+func isPath(k ops.ArgKind) bool {
+	return k == ops.ArgPath || k == ops.ArgNewPath || k == ops.ArgPlace
+}
+
+// ask sends the request to the service of a mount point.
+func (q *request) ask(typed string) error {
+	mnt, err := filepath.Abs(typed)
+	if err != nil {
+		return err
+	}
+	ours, err := isMountPoint(mnt)
+	if err != nil {
+		return err
+	}
+	if !ours {
+		return notMountPoint(typed)
+	}
+	q.mnt, q.image = mnt, hostPathOf(q.mounts, mnt)
+	return nil
+}
+
 // resolve makes the paths that were typed absolute. They are taken as they stand,
 // wherever they lead; one in a mount of ours means the file that is shown there.
 func (q *request) resolve() error {
 	for _, a := range q.op.Args {
-		if !q.args.Has(a.Name) || a.Kind != ops.ArgPath && a.Kind != ops.ArgNewPath {
+		if !q.args.Has(a.Name) || !isPath(a.Kind) {
 			continue
 		}
 		find := place
@@ -77,7 +118,7 @@ func (q *request) resolve() error {
 			return err
 		}
 		path := hostPathOf(q.mounts, filepath.Join(folder, name))
-		if name == "" && path == folder {
+		if name == "" && path == folder && a.Kind != ops.ArgPlace {
 			return usagef("%s=%q is a folder", a.Key(), typed)
 		}
 		q.args[a.Name] = path

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,7 @@ func umountCommand() *cli.Command {
 	}
 }
 
+// umount asks the daemon to stop and waits for its end.
 func umount(typed string, force bool) error {
 	mnt, err := filepath.Abs(typed)
 	if err != nil {
@@ -51,7 +53,7 @@ func umount(typed string, force bool) error {
 		return err
 	}
 	if !ours {
-		return usagef("%s is not the mount point of a vhdfs mount", typed)
+		return notMountPoint(typed)
 	}
 	if force {
 		return cutOff(mnt)
@@ -72,11 +74,58 @@ func umount(typed string, force bool) error {
 	if err != nil {
 		return fmt.Errorf("daemon with process id %d: %w", d.PID, err)
 	}
-	err = unmount(mnt)
+	err = stopService(mnt)
 	if err == nil {
 		err = waitForExit(pidfd, d.PID)
 	}
+	if err == nil {
+		err = unmountLeft(mnt)
+	}
 	return errors.Join(err, unix.Close(pidfd))
+}
+
+// stopService asks for the end of the service in its own words, which are the error
+// when it refuses.
+func stopService(mnt string) error {
+	file, err := os.OpenFile(filepath.Join(mnt, ".vhdfs", "stop"), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString("run\n")
+	if err != nil {
+		var answer struct{ Error string }
+		b, rerr := io.ReadAll(file)
+		if rerr == nil && json.Unmarshal(b, &answer) == nil && answer.Error != "" {
+			err = refused{answer.Error, err}
+		}
+	}
+	if cerr := file.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// refused is what a service answered, of the class of the errno that came with it.
+type refused struct {
+	text  string
+	errno error
+}
+
+func (r refused) Error() string { return strings.TrimSuffix(r.text, ".") }
+func (r refused) Unwrap() error { return r.errno }
+
+// unmountLeft takes away what the end of a daemon in a namespace of its own leaves
+// here.
+func unmountLeft(mnt string) error {
+	left, err := isMountPoint(mnt)
+	if err != nil || !left {
+		return err
+	}
+	return unmount(mnt)
+}
+
+func notMountPoint(typed string) error {
+	return usagef("%s is not the mount point of a vhdfs mount", typed)
 }
 
 // cutOff aborts the connection between the kernel and a daemon, then takes the

@@ -11,7 +11,7 @@ import (
 // bytes; null means that vhdfs cannot tell.
 type State struct {
 	FileSize                int64 // length of the file
-	InUse                   bool  // reserved by the service; always false
+	InUse                   bool  // attached, or open in the mount that is asked
 	MinInternalSize         *int64
 	PhysicalSectorSize      uint32 // of the host's disk; 512 where the host does not say
 	Alignment               uint32 // 1: payload at multiples of 4 KiB
@@ -58,6 +58,7 @@ func NewState(links []ops.Link, m Measured, live Live) *State {
 	}
 	s := &State{
 		FileSize:                m.File.Size,
+		InUse:                   live.Attached || live.OpenHandles > 0,
 		MinInternalSize:         m.MinInternalSize,
 		PhysicalSectorSize:      m.File.SectorSize,
 		FragmentationPercentage: m.FragmentationPercentage,

@@ -129,7 +129,7 @@ func TestState(t *testing.T) {
 		Live{Attached: true, Device: "/dev/loop3", OpenHandles: 2, LastOperation: &ops.Answer{Operation: "check"}})
 	require.Equal(t, `{
   "FileSize": 4194304,
-  "InUse": false,
+  "InUse": true,
   "MinInternalSize": 107373150720,
   "PhysicalSectorSize": 4096,
   "Alignment": 1,
