@@ -82,8 +82,8 @@ func (s *Storage) fields(r Ref) Fields {
 	return append(f, Field{"Devices", list})
 }
 
-// judge is nil where reservations are kept. That a device may not be asked is no
-// answer of the device's: the failure is of the host then.
+// judge is nil where reservations are kept. That a device may not be asked counts as
+// its no: who goes on in spite of that must not rely on what nobody has seen.
 func (s *Storage) judge(r Ref) error {
 	switch {
 	case s.Cluster:
@@ -92,18 +92,12 @@ func (s *Storage) judge(r Ref) error {
 		return noReservations(r, "on "+s.FileSystem+", no cluster file system, and no block device below it")
 	}
 	for _, d := range s.Devices {
-		if Classify(d.Err).Return == returnDenied {
-			return fmt.Errorf("%s: on %s, which lies on %s: %w", r.Path(), s.FileSystem, d.Path, d.Err)
-		}
 		if d.Err != nil {
 			return noReservations(r, fmt.Sprintf("on %s, no cluster file system, which lies on %s: %v", s.FileSystem, d.Path, d.Err))
 		}
 	}
 	return nil
 }
-
-// returnDenied is the service's number for what is forbidden.
-const returnDenied = 32769
 
 func noReservations(r Ref, why string) error {
 	return Errorf(errors.ErrUnsupported, 0, "%s: %s", r.Path(), why)

@@ -180,7 +180,7 @@ func TestValidatePersistentReservations(t *testing.T) {
 			[]string{"/vms/a.vhdx", "ext4", "/dev/vda", "answers no", `"Error":"answers no"`, `"Registrations":null`}},
 		{"one of two does not", "a.vhdx", ops.Storage{FileSystem: "ext4", Devices: []ops.ReservingDevice{disk("/dev/sda", 0, nil), disk("/dev/sdb", 0, no)}}, nil, "a.vhdx", 32770,
 			[]string{"/dev/sdb: answers no"}},
-		{"a device that may not be asked", "a.vhdx", ops.Storage{FileSystem: "ext4", Devices: []ops.ReservingDevice{disk("/dev/sda", 0, syscall.EACCES)}}, nil, "a.vhdx", 32769,
+		{"a device that may not be asked", "a.vhdx", ops.Storage{FileSystem: "ext4", Devices: []ops.ReservingDevice{disk("/dev/sda", 0, syscall.EACCES)}}, nil, "a.vhdx", 32770,
 			[]string{"ext4", "/dev/sda", "permission denied"}},
 		{"the host fails", "a.vhdx", ops.Storage{}, syscall.EIO, "a.vhdx", 32768, nil},
 		{"no such file", "none.vhdx", ops.Storage{}, nil, "", 32779, nil},
