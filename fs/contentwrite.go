@@ -246,7 +246,8 @@ func (c *content) otherWriters(h *contentHandle, named bool) int {
 	return others
 }
 
-// flushAll fetches what the kernel holds of written bytes and makes it durable.
+// flushAll fetches what the kernel holds of written bytes and makes it durable. What
+// was lost of it, and nobody has been told of, is an error too.
 // No lock of ours is held: NotifyContent waits for the WRITEs that it causes.
 func (m *mount) flushAll() error {
 	var first error
@@ -256,6 +257,9 @@ func (m *mount) flushAll() error {
 		}
 		h.node.NotifyContent(0, 0)
 		err := h.disk.Flush()
+		if err == nil {
+			err = h.node.lost(h.pages)
+		}
 		if err != nil && !errors.Is(err, iofs.ErrClosed) && first == nil { // closed meanwhile: flushed
 			first = err
 		}

@@ -95,6 +95,10 @@ func serveRole() int {
 	}()
 	select {
 	case <-gone:
+	case <-s.Stopped():
+		if err := s.Shutdown(); err != nil {
+			return fail(err)
+		}
 	case <-ended:
 		if err := s.Shutdown(); err != nil {
 			return fail(err)

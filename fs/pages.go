@@ -143,7 +143,7 @@ func (m *mount) look(st *ops.FileStat, w window, n names) uint32 {
 func (m *mount) admit(c *content, write bool) (*pages, error) {
 	for try := 0; ; try++ {
 		v, err := m.tryAdmit(c, write)
-		if try == waitTries || !errors.Is(err, ops.ErrBusy) {
+		if try == waitTries || err == errStopping || !errors.Is(err, ops.ErrBusy) {
 			return v, err
 		}
 		time.Sleep(waitStep)
@@ -164,7 +164,7 @@ func (m *mount) tryAdmit(c *content, write bool) (*pages, error) {
 		return nil, errLookAgain
 	}
 	if m.mu.stopping {
-		return nil, errStopping()
+		return nil, errStopping
 	}
 	for part, other := range m.mu.disks[c.file].windows {
 		if (part == 0) == (c.window.part == 0) {

@@ -16,21 +16,22 @@ import (
 func (s *Server) Stopped() <-chan struct{} { return s.m.stopped }
 
 // stop carries a request to stop out, as [ops.StopTerms] say. From the check on nobody
-// opens raw any more and no job begins; a stop that fails takes that back.
+// opens raw any more and no job begins; a stop that fails takes that back, but by force
+// the service ends all the same: the answer tells what was lost.
 func (m *mount) stop(_ context.Context, t ops.StopTerms) error {
 	if err := m.beginStop(t); err != nil || t.Dry {
 		return err
 	}
 	m.jobs.Close()
-	if err := m.flushAll(); err != nil {
-		err = fmt.Errorf("stop: %w", err)
-		if !t.Force {
-			m.endStop()
-			return err
-		}
-		m.log.WithError(err).Error("stopped by force; not all is flushed")
+	err := m.flushAll()
+	if err != nil && !t.Force {
+		m.endStop()
+		return fmt.Errorf("not stopped: %w", err)
 	}
 	close(m.stopped)
+	if err != nil {
+		return fmt.Errorf("stopped, with a loss: %w", err)
+	}
 	return nil
 }
 
@@ -54,7 +55,7 @@ func (m *mount) tryBeginStop(t ops.StopTerms) (open []string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mu.stopping {
-		return nil, errStopping()
+		return nil, errStopping
 	}
 	for _, d := range m.mu.disks {
 		for _, v := range d.windows {
@@ -79,7 +80,8 @@ func (m *mount) endStop() {
 	m.mu.stopping = false
 }
 
-func errStopping() error { return ops.Errorf(ops.ErrBusy, 0, "the service stops") }
+// errStopping is the answer to whoever comes too late.
+var errStopping = ops.Errorf(ops.ErrBusy, 0, "the service stops")
 
 // describeOpen names a few of the images that are open.
 func describeOpen(open []string) string {

@@ -59,7 +59,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		CommandNotFound:        nil,
 		Action:                 noCommand,
 		Commands: []*cli.Command{
-			mountCommand(), umountCommand(), infoCommand(), lsCommand(),
+			mountCommand(), umountCommand(), statusCommand(), infoCommand(), lsCommand(),
 			documentCommand("chain", "chain.json", chainText),
 			documentCommand("map", "map.json", mapText),
 			documentCommand("partitions", "partitions.json", partitionsText),
