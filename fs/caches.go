@@ -22,7 +22,7 @@ var _ ops.Caches = (*mount)(nil)
 func (m *mount) Launder(id ops.FileID) error {
 	for _, h := range m.opened(id) {
 		err := apart(func() error { return errors.Join(m.devices().Launder(h.node.ownID()), h.node.writeBack(h.opened)) })
-		if err != nil {
+		if err != nil && !m.ended(h) {
 			return fmt.Errorf("writing back what programs wrote to %s: %w", h.opened.Path(), err)
 		}
 	}
@@ -65,7 +65,7 @@ func (m *mount) Resized(id ops.FileID) error {
 		if h.node.window.part > 0 || m.isGrowing(h.pages) {
 			continue
 		}
-		if err := h.node.takeSize(h.opened); err != nil {
+		if err := h.node.takeSize(h.opened); err != nil && !m.ended(h) {
 			return err
 		}
 	}
@@ -101,6 +101,15 @@ func (m *mount) opened(id ops.FileID) []*contentHandle {
 		}
 	}
 	return list
+}
+
+// ended tells whether the last handle of the view of h was closed since [mount.opened],
+// which wrote back what was dirty: who opens it next is told its size anew.
+func (m *mount) ended(h *contentHandle) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := h.node.viewLocked()
+	return v == nil || len(v.handles) == 0
 }
 
 func (m *mount) devices() ops.Caches {

@@ -350,7 +350,7 @@ func TestCommandsGoThroughTheMount(t *testing.T) {
 	out, err = Command(t, dir, "merge", "base.vhdx")
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 8, exit.ExitCode())
-	require.Contains(t, out, "has no operation merge for it")
+	require.Contains(t, out, "it has no parent that it could be merged into")
 
 	// A mount whose daemon is dead is in nobody's way.
 	m.cmd.Process.Kill()
