@@ -31,6 +31,16 @@ type Format struct {
 	// Create lays out an empty image in the new, empty file f and syncs it. The
 	// caller gives it its final name afterwards.
 	Create func(f File, s CreateSpec) error
+	// CreateSet is Create for a format that has Set: it makes s.Leaf and s.Snapshots
+	// what the new, empty file f says.
+	CreateSet func(f File, s Set) error
+	// CommitSet makes s, which was read from f and changed, what f says, in one step:
+	// a crash leaves the one or the other. ErrChanged when f says something else by
+	// now, ErrReadOnly when s.ReadOnly forbids it. ErrPoisoned when the step was taken
+	// and failed: nobody knows which of both f says until it is read after a crash.
+	// After any other error it says what it said before. The caller holds f's lock for
+	// writing.
+	CommitSet func(f File, s Set) error
 }
 
 // OpenOptions are the terms of opening one layer.
@@ -44,14 +54,6 @@ type OpenOptions struct {
 	Repair bool
 	Ext    string // lower case, with dot
 	Cache  *Cache // never nil
-}
-
-// Set is what a VHD set file says.
-type Set struct {
-	Leaf      string // file name of the active disk, in the set's own directory
-	Creator   string // as stored; may hold anything: quote it
-	ReadOnly  string // why the set must not be written; "" when it may
-	Anomalies []Anomaly
 }
 
 // CreateSpec describes a new image. Zero values mean the format's defaults.

@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -24,12 +25,25 @@ import (
 //
 // Everything else in that file is zero. A set that holds more, or other values
 // in its header, is read as far as this goes and never written.
+//
+// A set with snapshots is in a layout of our own, with another identifier, so that
+// nobody who does not know it takes the files of snapshots for garbage:
+//
+//	0        "vhdfsset", creator in UTF-16LE
+//	64 KiB … 192 KiB, 256 KiB … 260 KiB: as above, and without a meaning
+//	192 KiB  own header A    the valid header with the higher
+//	224 KiB  own header B    sequence number is the current one
+//	320 KiB … bodies: the one that the current header names, and room for the next
+//
+// A body is one whole table; see [setBody]. docs/vhds.md has every field.
 var SetFormat = &ops.Format{
 	Name:       "vhds",
 	Number:     ops.FormatSet,
 	Extensions: []string{".vhds"},
 	Probe:      setProbe,
 	Set:        setRead,
+	CreateSet:  setCreate,
+	CommitSet:  setCommit,
 }
 
 const (
@@ -66,7 +80,7 @@ func setProbe(f ops.File, ext string) (bool, error) {
 	if err != nil && err != io.EOF {
 		return false, fmt.Errorf("vhds: identifier: %w", err)
 	}
-	return string(b[:n]) == setSignature, nil
+	return string(b[:n]) == setSignature || string(b[:n]) == setOwnSignature, nil
 }
 
 // setHeader is one of the two headers. Numbers are little-endian.
@@ -115,19 +129,63 @@ func (h *setHeader) odd() string {
 	return ""
 }
 
-// setRead reads a set: a few small reads and a scan of at most 260 KiB. It writes
-// nothing and does not look for the disk that is named.
+// setReads bounds how often a set that is being changed meanwhile is read.
+const setReads = 8
+
+// setRead reads a set: a few small reads, a scan of at most 260 KiB and one body.
+// It writes nothing and does not look for the disk that is named.
 func setRead(f ops.File) (ops.Set, error) {
+	before, err := setState(f)
+	for range setReads {
+		if err != nil {
+			return ops.Set{}, err
+		}
+		set, failed := setReadOnce(f, before)
+		after, e := setState(f)
+		if e == nil && bytes.Equal(before, after) {
+			return set, failed
+		}
+		before, err = after, e
+	}
+	return ops.Set{}, ops.Errorf(ops.ErrBusy, 0, "vhds: changed while it was read, %d times", setReads)
+}
+
+// setState is all that a commit changes last: the identifier and the own headers.
+func setState(f ops.File) ([]byte, error) {
+	b := make([]byte, setCreatorOff+setCreatorSize+len(setOwnOffsets)*setOwnSize)
+	if err := setFill(f, b[:setCreatorOff+setCreatorSize], 0, "identifier"); err != nil {
+		return nil, err
+	}
+	for i, off := range setOwnOffsets {
+		at := setCreatorOff + setCreatorSize + i*setOwnSize
+		if n, err := f.ReadAt(b[at:at+setOwnSize], off); n < setOwnSize && err != nil && err != io.EOF {
+			return nil, fmt.Errorf("vhds: own header %c: %w", 'A'+i, err)
+		}
+	}
+	return b, nil
+}
+
+// setReadOnce reads a set whose state is known.
+func setReadOnce(f ops.File, state []byte) (ops.Set, error) {
+	id, own := state[:setCreatorOff+setCreatorSize], setOwnHeaders(state[setCreatorOff+setCreatorSize:])
+	creator, n := setCreator(id[setCreatorOff:])
+	switch s := string(id[:setCreatorOff]); s {
+	case setSignature:
+		return setReadPlain(f, creator, setCreatorOff+n, own)
+	case setOwnSignature:
+		return setReadOwn(f, creator, own)
+	default:
+		return ops.Set{}, ops.Corruptf(ops.StatusFormatUnknown, "vhds: identifier %q, want %q", s, setSignature)
+	}
+}
+
+// setReadPlain reads the layout of a set without snapshots. head is where the
+// creator ends. What a change to or from the other layout left, when it was broken
+// off, is known by one of its headers.
+func setReadPlain(f ops.File, creator string, head int, own setOwn) (ops.Set, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return ops.Set{}, fmt.Errorf("vhds: %w", err)
-	}
-	id := make([]byte, setCreatorOff+setCreatorSize)
-	if err := setFill(f, id, 0, "identifier"); err != nil {
-		return ops.Set{}, err
-	}
-	if s := string(id[:setCreatorOff]); s != setSignature {
-		return ops.Set{}, ops.Corruptf(ops.StatusFormatUnknown, "vhds: identifier %q, want %q", s, setSignature)
 	}
 	h, anomalies, reason, err := setReadHeaders(f)
 	if err != nil {
@@ -137,9 +195,12 @@ func setRead(f ops.File) (ops.Set, error) {
 	if err != nil {
 		return ops.Set{}, err
 	}
-	creator, n := setCreator(id[setCreatorOff:])
+	if own.any() {
+		anomalies = append(anomalies, ops.Anomaly{Name: "vhds.leftover", Severity: ops.Note, Where: "own headers",
+			Text: "a change of the set was broken off; the next one removes what it left"})
+	}
 	if reason == "" {
-		if reason, err = setUnknown(f, h, setCreatorOff+n, st.Size); err != nil {
+		if reason, err = setUnknown(f, h, head, st.Size, own.any()); err != nil {
 			return ops.Set{}, err
 		}
 	}
@@ -252,9 +313,10 @@ func setZero(b []byte) bool {
 
 // setUnknown names the first content outside the structures known here, or
 // answers "": identifier and creator end at head. The file is read a chunk at a
-// time; one that has not the one known size is not looked through.
-func setUnknown(f ops.File, h setHeader, head int, size int64) (string, error) {
-	if size != setFileSize {
+// time; one that has not the one known size is not looked through. With own, all of
+// the place that our own layout takes is known.
+func setUnknown(f ops.File, h setHeader, head int, size int64, own bool) (string, error) {
+	if size != setFileSize && !(own && size > setFileSize) {
 		return fmt.Sprintf("file of %d bytes, want %d", size, setFileSize), nil
 	}
 	known := [][2]int64{
@@ -262,6 +324,9 @@ func setUnknown(f ops.File, h setHeader, head int, size int64) (string, error) {
 		{setHeaderOffsets[0], setHeaderOffsets[0] + setHeaderSize},
 		{setHeaderOffsets[1], setHeaderOffsets[1] + setHeaderSize},
 		{int64(h.nameOffset), int64(h.nameOffset) + int64(h.nameLength)},
+	}
+	if own {
+		known = append(known, [2]int64{setOwnOffsets[0], setNameOffset})
 	}
 	b := make([]byte, setScanChunk)
 	for off := int64(0); off < setFileSize; off += setScanChunk {

@@ -3,6 +3,7 @@ package crash_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -129,7 +130,7 @@ var created = []string{"vhd.create", "vhdx.create"}
 func TestEveryDroppedSyncIsSeen(t *testing.T) {
 	met := meetings(t)
 	for _, label := range syncLabels(t, "../../vhd", "../../vhdx") {
-		if slices.Contains(created, label) {
+		if slices.Contains(created, label) || strings.HasPrefix(label, "vhds.") { // those of sets are cut beside their code
 			continue
 		}
 		t.Run(label, func(t *testing.T) {
