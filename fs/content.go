@@ -15,9 +15,10 @@ import (
 type content struct {
 	gofs.Inode
 	m      *mount
-	file   ops.FileID // the host file that makes its identity
-	first  names      // of its first look-up
-	gen    uint32     // see pages
+	file   ops.FileID // the host file that makes its identity; of a set its own, as its disk may change
+	isSet  bool
+	first  names  // of its first look-up
+	gen    uint32 // see pages
 	window window
 }
 
@@ -62,9 +63,9 @@ func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, erro
 			return nil, gofs.StableAttr{}, err
 		}
 	}
-	c.file = st.ID
-	c.gen = m.look(&st, w, c.first)
-	return c, gofs.StableAttr{Ino: nodeIno(st.ID.Ino), Gen: nodeGen(st.ID.Dev, c.gen)}, nil
+	c.file, c.isSet = found.Stat.ID, found.Set != nil
+	c.gen = m.look(c.file, &st, w, c.first)
+	return c, gofs.StableAttr{Ino: nodeIno(c.file.Ino), Gen: nodeGen(c.file.Dev, c.gen)}, nil
 }
 
 // nodeIno is the host's inode number, but for those that mean something else to
@@ -82,20 +83,27 @@ func nodeIno(ino uint64) uint64 {
 func (c *content) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	host := c.names().host
 	st, err := host.Dir.Stat(host.Name)
-	if err != nil || st.ID != c.file {
+	if err != nil || c.isSet || st.ID != c.file {
 		h := c.anyHandle(false)
-		if h == nil {
+		if h == nil && (err != nil || !c.isSet) {
 			return syscall.ESTALE
+		}
+		if h == nil {
+			return c.fillAttr(out, &st)
 		}
 		if st, err = h.disk.Stat(); err != nil { // unlinked or replaced while open
 			return errno(err)
 		}
 	}
+	return c.fillAttr(out, &st)
+}
+
+func (c *content) fillAttr(out *fuse.AttrOut, st *ops.FileStat) syscall.Errno {
 	mode := st.Mode & 0o666
 	if c.m.opts.ReadOnly {
 		mode &= 0o444
 	}
-	c.m.fill(&out.Attr, mode, &st)
+	c.m.fill(&out.Attr, mode, st)
 	out.Size = uint64(c.size())
 	out.Blocks = uint64(st.Blocks)
 	out.SetTimeout(attrTTL)

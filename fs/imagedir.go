@@ -38,6 +38,9 @@ func (m *mount) imageRows(p string) ([]row, error) {
 	if found.Err == nil {
 		rows = append(rows, subTable("partitions", m.partitions(p)))
 	}
+	if found.Set != nil {
+		rows = append(rows, subTable("snapshots", m.snapshots(p)))
+	}
 	if found.Info.Parent != nil {
 		rows = append(rows, row{name: "parent", kind: syscall.S_IFLNK, node: func() (node, gofs.StableAttr, error) {
 			return &link{m: m, path: p}, gofs.StableAttr{}, nil
@@ -123,11 +126,6 @@ func (m *mount) live(ref ops.Ref) view.Live {
 		l.Attached, l.Device = true, a.Device
 	}
 	id := found.Stat.ID
-	if found.Set != nil && found.Err == nil {
-		if st, err := found.Leaf.Dir.Stat(found.Leaf.Name); err == nil {
-			id = st.ID
-		}
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	l.LastOperation = m.mu.lastOps[ref.Name]

@@ -48,6 +48,7 @@ type mount struct {
 		controls map[controlKey]*controlState
 		sizes    map[sizeKey]knownSize
 		lastOps  map[string]*ops.Answer // by the image's path
+		refused  map[refusal]time.Time  // when an unlink in a snapshot was refused
 		turn     int                    // of the last answer
 		lastGen  uint32                 // the last generation given to a view
 		closed   bool

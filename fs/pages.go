@@ -111,14 +111,15 @@ func (m *mount) renewLocked(v *pages) {
 }
 
 // look answers a LOOKUP of a window: the generation of its node. st is the host
-// file, which nobody can have changed unseen while the view is open.
-func (m *mount) look(st *ops.FileStat, w window, n names) uint32 {
+// file, which nobody can have changed unseen while the view is open; id is its
+// identity, or that of the set whose disk it is.
+func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names) uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := m.mu.disks[st.ID]
+	d := m.mu.disks[id]
 	if d == nil {
 		d = &disk{windows: map[int]*pages{}}
-		m.mu.disks[st.ID] = d
+		m.mu.disks[id] = d
 	}
 	v := d.windows[w.part]
 	if v == nil {
@@ -207,7 +208,7 @@ func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
 		return errLookAgain
 	}
 	if len(v.handles) == 0 {
-		other := len(s) == 0 || s[0].ID != c.file
+		other := len(s) == 0 || h.disk.CacheID() != c.file || !c.isSet && s[0].ID != c.file
 		changed := v.seen != nil && !v.seen.same(s)
 		if other || changed || !c.window.fits(h.disk.Size()) {
 			v.dismissLocked(h.write)

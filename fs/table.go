@@ -20,6 +20,14 @@ type table struct {
 	key  string                               // what it stands for: unique in the mount
 	stat func() (*ops.FileStat, error)        // mode, and times of what it stands for
 	rows func(context.Context) ([]row, error) // what is in it now
+	edit *edits                               // what may be done to its names; nil: nothing
+}
+
+// edits are the changes of names that mean something in a table.
+type edits struct {
+	mkdir, rmdir func(ctx context.Context, name string) error
+	rename       func(ctx context.Context, old, name string) error
+	unlink       func(name string) // a refused one is told
 }
 
 // row is one name in a table.
@@ -29,7 +37,8 @@ type row struct {
 	// node makes the node. Zero attributes ask for a new inode number at each
 	// LOOKUP: a small file that kept its inode would keep its old size, and a
 	// second writer would wait for the first in the kernel in place of EBUSY.
-	node func() (node, gofs.StableAttr, error)
+	node   func() (node, gofs.StableAttr, error)
+	hidden bool // found by its name, in no list
 }
 
 var (
@@ -94,9 +103,11 @@ func (t *table) Readdir(ctx context.Context) (gofs.DirStream, syscall.Errno) {
 	if err != nil {
 		return nil, errno(err)
 	}
-	list := make([]fuse.DirEntry, len(rows))
-	for i, r := range rows {
-		list[i] = fuse.DirEntry{Name: r.name, Mode: r.kind}
+	list := make([]fuse.DirEntry, 0, len(rows))
+	for _, r := range rows {
+		if !r.hidden {
+			list = append(list, fuse.DirEntry{Name: r.name, Mode: r.kind})
+		}
 	}
 	return gofs.NewListDirStream(list), 0
 }

@@ -38,6 +38,7 @@ type Engine struct {
 		handles    map[*Handle]bool
 		former     int       // of these by the name of an image that is this one now
 		movedOn    bool      // its handles went over to another engine
+		left       bool      // it was the active disk of a set, and is not any more
 		merge      *mergeUse // what it is in a merge under way, nil in none
 		chain      *Chain    // of the handles, nil before the first
 	}
@@ -137,6 +138,9 @@ func (e *Engine) open(f File) error {
 func (e *Engine) openLayer(f File) error {
 	if !e.lib.unlocked {
 		if err := f.Lock(false); err != nil {
+			if format, _ := e.lib.probe(f, e.ref.Name); errors.Is(err, ErrBusy) && format != nil && format.Set != nil {
+				return errIsSet // an operation has it: that concerns the disk as far as it says so itself
+			}
 			return err
 		}
 	}

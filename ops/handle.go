@@ -3,6 +3,7 @@ package ops
 import (
 	"errors"
 	iofs "io/fs"
+	"slices"
 	"sync/atomic"
 )
 
@@ -101,28 +102,12 @@ func (h *Handle) enter() error {
 	return l.whenFree(h.enterLocked)
 }
 
-func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
-	found, err := h.lib.Inspect(r)
-	if err == nil {
-		err = found.Err
-	}
-	if err != nil {
-		return nil, err
-	}
-	h.set, h.ref, h.access = found, found.Leaf, NoFollow
-	e, err := h.lib.acquire(found.Leaf, NoFollow)
-	if errors.Is(err, errIsSet) {
-		err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
-	}
-	return e, err
-}
-
 // enterLocked counts the handle, or says whose presence excludes it.
 func (h *Handle) enterLocked() error {
 	e := h.engine()
 	use := &e.use
 	switch {
-	case use.movedOn:
+	case use.movedOn, use.left && h.set != nil:
 		return errMovedOn
 	case h.former && h.terms != nil:
 		return Errorf(ErrBusy, StatusOwned, "another image was merged into %s, and is still open by its own name", e.ref.Path())
@@ -195,7 +180,7 @@ func (h *Handle) beginWriting() error {
 			return err
 		}
 	}
-	if err := h.engine().upgrade(h.ref, h.access, h.openOptions()); err != nil {
+	if err := h.engine().upgrade(h.name(), h.access, h.openOptions()); err != nil {
 		return err
 	}
 	h.lib.mu.Lock()
@@ -219,9 +204,10 @@ func (h *Handle) mayWrite() error {
 		return Errorf(ErrReadOnly, 0, "%s: %s", h.set.Ref.Path(), h.set.Set.ReadOnly)
 	}
 	if info.ReadOnly != "" && (h.terms == nil || !h.terms.Repair) {
-		return Errorf(ErrReadOnly, 0, "%s: %s", h.ref.Path(), info.ReadOnly)
+		return Errorf(ErrReadOnly, 0, "%s: %s", h.name().Path(), info.ReadOnly)
 	}
-	if err := h.askLinks(&Found{Ref: h.ref, Stat: e.since(), Format: e.format, Size: size, Info: info, Leaf: h.ref}); err != nil {
+	ref := h.name()
+	if err := h.askLinks(&Found{Ref: ref, Stat: e.since(), Format: e.format, Size: size, Info: info, Leaf: ref}); err != nil {
 		return err
 	}
 	if ask := h.lib.opts.BeforeWrite; ask != nil {
@@ -241,6 +227,9 @@ func (h *Handle) askLinks(self *Found) error {
 	}
 	if err != nil {
 		return err
+	}
+	if h.set != nil {
+		children = slices.DeleteFunc(children, h.set.unused)
 	}
 	if len(children) > 0 {
 		return Errorf(ErrReadOnly, 0, "%s is the parent of %s: a write would break it", self.Ref.Path(), children[0].Path())

@@ -168,15 +168,36 @@ func (r *resolver) children(of *Found) ([]Ref, error) {
 	return list, nil
 }
 
-// owner is a set of the folders whose leaf is this very file, nil without one.
-func (r *resolver) owner(leaf FileID) (*Found, error) {
+// owner is a set of the folders that owns this very file, nil without one.
+func (r *resolver) owner(file FileID) (*Found, error) {
 	if err := r.scan(); err != nil {
 		return nil, err
 	}
 	for _, f := range r.index {
-		if f.Set != nil && f.itself().Stat.ID == leaf {
+		if f.Set == nil {
+			continue
+		}
+		if f.itself().Stat.ID == file {
 			return f, nil
+		}
+		for _, own := range f.Set.Files {
+			st, err := f.Ref.Dir.Stat(f.Beside(own.Name).Name)
+			if err == nil && st.ID == file {
+				return f, nil
+			}
 		}
 	}
 	return nil, nil
+}
+
+// Beside is a file in the folder of an image.
+func (f *Found) Beside(name string) Ref {
+	return Ref{Dir: f.Ref.Dir, Name: path.Join(path.Dir(f.Ref.Name), name)}
+}
+
+// unused tells whether a file is a set's own, and nothing that it shows: made for a
+// change that was broken off, or left to be removed.
+func (f *Found) unused(r Ref) bool {
+	name := path.Base(r.Name)
+	return f.Beside(name).Path() == r.Path() && f.Set.Owns(name) && !f.Set.Refers(name)
 }

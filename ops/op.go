@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +33,9 @@ type Op struct {
 	Plans bool
 	// OneOf tells that it needs an argument, though none of them is required.
 	OneOf bool
+	// Snapshot tells that it works on one snapshot of a set, named by its argument
+	// SnapshotId: its control file is in the snapshot's directory.
+	Snapshot bool
 	// Document is the document of an image that is written to run it, in place of a
 	// control file of its own: "settings.json". What is written there is that
 	// document, edited; "" for all others.
@@ -45,8 +50,8 @@ type Op struct {
 
 // All is the table of operations, in the order of the documentation.
 var All = []*Op{
-	opCheck, opCompact, opConvert, opCreate, opCreateFloppy, opFind, opMerge, opRequestStateChange, opResize,
-	opSet, opSetParent, opStart, opStop, opValidate, opValidateReservations,
+	opApply, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opFind, opMerge, opRequestStateChange, opResize,
+	opSet, opSetParent, opSetSnapshot, opSnapshot, opStart, opStop, opValidate, opValidateReservations,
 }
 
 // Request is one call of an operation.
@@ -124,6 +129,19 @@ func (o *Op) Do(ctx context.Context, r *Request) Answer {
 		err = Errorf(errCancelled, 0, "%s of %s", o.Name, r.Image.Path())
 	}
 	return Answer{Operation: o.Title(), Fields: fields, Err: err}
+}
+
+// On is the operation on one snapshot, without the argument that names it.
+func (o *Op) On(snapshot string) *Op {
+	own := *o
+	own.Args = slices.DeleteFunc(slices.Clone(o.Args), func(a Arg) bool { return a.Name == argSnapshot.Name })
+	own.Run = func(ctx context.Context, r *Request) (Fields, error) {
+		with := *r
+		with.Args = maps.Clone(r.Args)
+		with.Args[argSnapshot.Name] = snapshot
+		return o.Run(ctx, &with)
+	}
+	return &own
 }
 
 // Refuse is the answer to a request that never ran.

@@ -154,7 +154,6 @@ func TestConvertRefuses(t *testing.T) {
 		{"path=n.vhd format=raw", ops.ErrUsage, `not with the extension ".vhd"`},
 		{"path=n.bin", ops.ErrUsage, "name one with format="},
 		{"path=n.iso", errors.ErrUnsupported, "makes no iso images"},
-		{"path=n.vhds", errors.ErrUnsupported, "makes no vhds images"},
 		{"path=n.raw type=dynamic", ops.ErrUsage, "the file is the disk"},
 		{"path=n.raw block=1M", ops.ErrUsage, "the file is the disk"},
 		{"path=n.raw parent=1.vhdx", ops.ErrUsage, "the file is the disk"},

@@ -205,7 +205,6 @@ func TestCreateRefuses(t *testing.T) {
 		{"path=n.img size=1G", ops.ErrUsage, "want a disk in .vhd"},
 		{"path=n.vfd size=1440K", ops.ErrUsage, "want a disk in .vhd"},
 		{"path=n.iso size=1G", errors.ErrUnsupported, "makes no iso images"},
-		{"path=n.vhds size=1G", errors.ErrUnsupported, "makes no vhds images"},
 		{"path=n.vhdx size=1G id=1", ops.ErrUsage, `id="1"`},
 		{"path=n.vhdx size=1G id=00000000-0000-0000-0000-000000000000", ops.ErrUsage, "not all zeros"},
 		{"path=n.vhdx size=1G colour=red", ops.ErrUsage, `unknown argument "colour"`},

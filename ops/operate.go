@@ -136,7 +136,7 @@ func (e *Engine) operated(name string) error {
 }
 
 // Caches is who keeps copies of the bytes of open images above the library: a
-// mount, with the kernel behind it. It is called without any lock held, and never
+// mount, with the kernel behind it. Ids are those of [Handle.CacheID]. It is called without any lock held, and never
 // from a request of the same image.
 type Caches interface {
 	// Launder returns when everything that programs wrote before has reached the
@@ -167,10 +167,10 @@ func (l *Library) cached() Caches {
 }
 
 // Launder makes what programs wrote through a cache above part of the image.
-func (o *Operation) Launder() error { return o.lib.cached().Launder(o.engine().id) }
+func (o *Operation) Launder() error { return o.lib.cached().Launder(o.CacheID()) }
 
 // Replaced makes programs forget what they were shown of the image.
-func (o *Operation) Replaced() error { return o.lib.cached().Replaced(o.engine().id) }
+func (o *Operation) Replaced() error { return o.lib.cached().Replaced(o.CacheID()) }
 
 // Resized makes programs see the image's size.
-func (o *Operation) Resized() error { return o.lib.cached().Resized(o.engine().id) }
+func (o *Operation) Resized() error { return o.lib.cached().Resized(o.CacheID()) }

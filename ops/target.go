@@ -6,6 +6,7 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"math"
+	"path"
 	"slices"
 	"time"
 )
@@ -37,6 +38,7 @@ type target struct {
 	format *Format // nil: the file is the disk
 	spec   CreateSpec
 	parent *Handle // of a differencing one, nil of others; kept from being written
+	set    *Ref    // the set that the image is to be the disk of; nil without one
 }
 
 // newTarget reads what a request says of the image to be made, and that its
@@ -48,6 +50,9 @@ func (r *Request) newTarget() (*target, error) {
 		return nil, err
 	}
 	if t.format, err = r.Library.formatFor(t.ref.Name, r.Args.Text("Format")); err != nil {
+		return nil, err
+	}
+	if err := t.behindSet(); err != nil {
 		return nil, err
 	}
 	t.spec.Type = typeNamed(r.Args.Text("Type"))
@@ -105,7 +110,7 @@ func (l *Library) formatFor(name, asked string) (*Format, error) {
 		return nil, Errorf(ErrUsage, 0, "path=%q: no format has the extension %q; name one with format=", name, ext)
 	case i < 0 || asked != "" && asked != l.opts.Formats[i].Name:
 		return nil, Errorf(ErrUsage, 0, "format=%s: not with the extension %q of path=%q", asked, ext, name)
-	case l.opts.Formats[i].Create == nil:
+	case l.opts.Formats[i].Create == nil && l.opts.Formats[i].CreateSet == nil:
 		return nil, Errorf(errors.ErrUnsupported, 0, "path=%q: vhdfs makes no %s images", name, l.opts.Formats[i].Name)
 	}
 	return l.opts.Formats[i], nil
@@ -154,6 +159,11 @@ func (t *target) openParent(r *Request) error {
 	if err != nil {
 		return err
 	}
+	return t.openParentAt(ref, typed)
+}
+
+// openParentAt is openParent with the file found.
+func (t *target) openParentAt(ref Ref, typed string) error {
 	links, err := t.lib.ChainOf(ref)
 	if err != nil {
 		return err
@@ -223,16 +233,28 @@ func (t *target) produce(ctx context.Context, r *Request, src source) (Fields, e
 	if err := t.make(ctx, src, r.Progress); err != nil {
 		return nil, err
 	}
-	return Fields{{"Path", t.ref.Path()}}, nil
+	if t.set == nil {
+		return Fields{{"Path", t.ref.Path()}}, nil
+	}
+	if err := t.lib.makeSet(*t.set, Set{Leaf: path.Base(t.ref.Name)}); err != nil {
+		return nil, errors.Join(err, t.ref.Dir.Remove(t.ref.Name))
+	}
+	return Fields{{"Path", t.set.Path()}, {"ActivePath", t.ref.Path()}}, nil
 }
 
 // describe is the image to be made in the terms of a request.
 func (t *target) describe() Fields {
 	f := Fields{{"Path", t.ref.Path()}, {"Format", "raw"}}
+	if t.set != nil {
+		f[0].Value = t.set.Path()
+	}
 	if t.format == nil {
 		return f
 	}
 	f[1].Value = t.format.Name
+	if t.set != nil {
+		f[1].Value = "vhds"
+	}
 	if t.spec.Type != 0 {
 		f = append(f, Field{"Type", t.spec.Type.String()})
 	}

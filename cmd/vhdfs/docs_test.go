@@ -35,7 +35,7 @@ var (
 	anomalyName = regexp.MustCompile(`"((?:vhdx|vhd|vhds|iso|vfd|part|chain|image|profile)(?:\.[a-z0-9-]+)+)"`)
 	anomalyRow  = regexp.MustCompile(`(?m)^\| ([a-z0-9.-]+\.[a-z0-9-]+) \| (note|warning|error) \| `)
 	// Labels of writes look like names of anomalies; so do names of documents.
-	noAnomaly = regexp.MustCompile(`(?i)\b(sync|synclocked|truncate|putheaderlocked)\(|label|\.json|^\s*//`)
+	noAnomaly = regexp.MustCompile(`(?i)\b(sync|setsync|synclocked|truncate|putheaderlocked)\(|label|\.json|^\s*//`)
 )
 
 // docs/anomalies.md lists the anomalies that the code names, all and no others.

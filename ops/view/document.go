@@ -47,6 +47,7 @@ var Documents = []Document{
 	{Name: "settings.json", Brief: "Msvm_VirtualHardDiskSettingData", Can: readable, Render: renderSettings},
 	{Name: "state.json", Brief: "Msvm_VirtualHardDiskState, and what vhdfs knows besides", Render: renderState},
 	{Name: "chain.json", Brief: "the image and every parent, with how each was found", Render: renderChain},
+	{Name: "set.json", Brief: "Msvm_VHDSetInformation, of a VHD set", Can: isSet, Render: renderSet},
 	{Name: "map.json", Brief: "runs of data, zero and hole with the file that holds them", Can: readable, Render: renderMap, Long: true},
 	{Name: "partitions.json", Brief: "the partition table", Can: readable, Render: renderPartitions},
 }

@@ -1,0 +1,265 @@
+// Package set_test runs sets with snapshots against a model in memory.
+package set_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"vhdfs/ops"
+	"vhdfs/test/sim"
+	"vhdfs/vhdx"
+)
+
+const (
+	diskSize = 3 << 20
+	setName  = "d.vhds"
+)
+
+var formats = []*ops.Format{vhdx.Format, vhdx.SetFormat}
+
+func library(h *sim.Host) *ops.Library {
+	return ops.NewLibrary(ops.LibraryOptions{Top: h.Dir("/vms"), Formats: formats})
+}
+
+// scene is a set with what it should hold.
+type scene struct {
+	host  *sim.Host
+	lib   *ops.Library
+	disk  *ops.Handle // of a guest that writes; nil without one
+	leaf  []byte
+	snaps map[string][]byte // by label
+	refs  map[string]bool   // labels of references without data
+	kept  map[string]bool   // labels of writeable ones
+	made  int
+	trace []string
+}
+
+func newScene() (*scene, error) {
+	h := sim.New()
+	s := &scene{host: h, lib: library(h), leaf: make([]byte, diskSize), snaps: map[string][]byte{}, refs: map[string]bool{}, kept: map[string]bool{}}
+	return s, s.ask("create", ".", "path=d.vhds block=1M size="+strconv.Itoa(diskSize))
+}
+
+// ask runs an operation.
+func (s *scene) ask(name, image, request string) error {
+	_, err := s.answer(name, image, request)
+	return err
+}
+
+func (s *scene) answer(name, image, request string) (ops.Answer, error) {
+	s.trace = append(s.trace, name+" "+request)
+	op := ops.All[slices.IndexFunc(ops.All, func(o *ops.Op) bool { return o.Name == name })]
+	args, err := op.Parse(request)
+	if err != nil {
+		return ops.Answer{}, err
+	}
+	a := op.Do(context.Background(), &ops.Request{Library: s.lib, Image: s.lib.Top(image), Args: args})
+	return a, a.Err
+}
+
+func (s *scene) open() error {
+	if s.disk != nil {
+		return nil
+	}
+	var err error
+	s.disk, err = s.lib.Open(s.lib.Top(setName), ops.Write)
+	return err
+}
+
+func (s *scene) close() error {
+	if s.disk == nil {
+		return nil
+	}
+	err := s.disk.Close()
+	s.disk = nil
+	return err
+}
+
+func (s *scene) write(rng *rand.Rand) error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	n := (rng.Int64N(300) + 1) * 512
+	off := rng.Int64N((diskSize-n)/512) * 512
+	b := bytes.Repeat([]byte{byte(rng.IntN(255) + 1)}, int(n))
+	s.trace = append(s.trace, fmt.Sprintf("write %d at %d", n, off))
+	if rng.IntN(4) == 0 {
+		clear(b)
+		copy(s.leaf[off:], b)
+		return s.disk.Zero(off, n, rng.IntN(2) == 0)
+	}
+	copy(s.leaf[off:], b)
+	_, err := s.disk.WriteAt(b, off)
+	return err
+}
+
+// labels are those of snapshots, references too if asked.
+func (s *scene) labels(refs bool) []string {
+	var list []string
+	for l := range s.snaps {
+		list = append(list, l)
+	}
+	for l := range s.refs {
+		if refs {
+			list = append(list, l)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (s *scene) newLabel() string { s.made++; return fmt.Sprintf("s%d", s.made) }
+
+// step does one random thing.
+func (s *scene) step(rng *rand.Rand) error {
+	labels := s.labels(false)
+	switch n := rng.IntN(20); {
+	case n < 8:
+		return s.write(rng)
+	case n < 9 && s.disk != nil:
+		return s.disk.Flush()
+	case n < 13 && len(s.snaps)+len(s.refs) < 40:
+		l := s.newLabel()
+		if err := s.ask("snapshot", setName, l); err != nil {
+			return err
+		}
+		s.snaps[l] = bytes.Clone(s.leaf)
+	case n < 15 && len(labels) > 0:
+		l := labels[rng.IntN(len(labels))]
+		if err := s.close(); err != nil {
+			return err
+		}
+		if rng.IntN(2) == 0 {
+			keep := s.newLabel()
+			if err := s.ask("apply", setName, fmt.Sprintf("snapshot=%s keep=%s", l, keep)); err != nil {
+				return err
+			}
+			s.snaps[keep], s.kept[keep] = s.leaf, true
+		} else if err := s.ask("apply", setName, l); err != nil {
+			return err
+		}
+		s.leaf = bytes.Clone(s.snaps[l])
+	case n < 17 && len(labels) > 0:
+		return s.remove(rng)
+	case n < 18:
+		if err := s.close(); err != nil {
+			return err
+		}
+		if rng.IntN(3) == 0 {
+			err := s.lib.Close()
+			s.lib = library(s.host)
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scene) remove(rng *rand.Rand) error {
+	labels := s.labels(true)
+	l := labels[rng.IntN(len(labels))]
+	_, data := s.snaps[l]
+	persist := data && !s.kept[l] && rng.IntN(4) == 0
+	if err := s.ask("delete", setName, fmt.Sprintf("snapshot=%s persist=%t", l, persist)); err != nil {
+		return err
+	}
+	delete(s.snaps, l)
+	delete(s.refs, l)
+	if persist {
+		s.refs[l] = true
+	}
+	return nil
+}
+
+func all(h *ops.Handle) ([]byte, error) {
+	b := make([]byte, h.Size())
+	n, err := h.ReadAt(b, 0)
+	if err == io.EOF && n == len(b) {
+		err = nil
+	}
+	return b, err
+}
+
+// check compares the disk and every snapshot with the model.
+func (s *scene) check() error {
+	found, err := s.lib.Inspect(s.lib.Top(setName))
+	if err == nil {
+		err = found.Err
+	}
+	if err != nil {
+		return err
+	}
+	if len(found.Set.Snapshots) != len(s.snaps)+len(s.refs) {
+		return fmt.Errorf("%d snapshots, want %d and %d", len(found.Set.Snapshots), len(s.snaps), len(s.refs))
+	}
+	if err := s.same(s.lib.Top(setName), s.leaf); err != nil {
+		return fmt.Errorf("the disk: %w", err)
+	}
+	for _, n := range found.Set.Snapshots {
+		if n.Path == "" {
+			continue
+		}
+		if err := s.same(s.lib.Top(n.Path), s.snaps[n.Label]); err != nil {
+			return fmt.Errorf("snapshot %s: %w", n.Label, err)
+		}
+	}
+	return nil
+}
+
+func (s *scene) same(r ops.Ref, want []byte) error {
+	h, err := s.lib.Open(r, ops.Read)
+	if err != nil {
+		return err
+	}
+	got, err := all(h)
+	if err == nil && !bytes.Equal(got, want) {
+		i := 0
+		for i < len(got) && i < len(want) && got[i] == want[i] {
+			i++
+		}
+		err = fmt.Errorf("%s differs at %#x", r.Path(), i)
+	}
+	if e := h.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+func sequences(t *testing.T) int {
+	if n, err := strconv.Atoi(os.Getenv("VHDFS_SOAK")); err == nil {
+		return n
+	}
+	if os.Getenv("CI") != "" {
+		return 300
+	}
+	return 12
+}
+
+// TestRandomSets does random things to sets; after each the disk and every snapshot
+// read as the model says, and in the end the set can be taken apart without a rest.
+func TestRandomSets(t *testing.T) {
+	for seed := range sequences(t) {
+		rng := rand.New(rand.NewPCG(uint64(seed), 77))
+		s, err := newScene()
+		require.NoError(t, err)
+		for range 40 {
+			err := s.step(rng)
+			if err == nil {
+				err = s.check()
+			}
+			if err != nil {
+				t.Fatalf("seed %d: %v\n%q", seed, err, s.trace)
+			}
+		}
+		require.NoError(t, s.close())
+		require.NoError(t, s.lib.Close())
+	}
+}
