@@ -59,12 +59,17 @@ func (d *dir) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) s
 	if err != nil {
 		return errno(err)
 	}
+	d.m.fillDir(&out.Attr, &st)
+	return 0
+}
+
+// fillDir sets the attributes of the directory that stands for a folder or an image.
+func (m *mount) fillDir(a *fuse.Attr, st *ops.FileStat) {
 	mode := st.Mode & 0o777
 	if !st.IsDir {
 		mode = searchable(st.Mode)
 	}
-	d.m.fill(&out.Attr, mode, &st)
-	return 0
+	m.fill(a, mode, st)
 }
 
 // Setattr implements [gofs.NodeSetattrer].
@@ -75,7 +80,8 @@ func (d *dir) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetAttrIn
 // Lookup implements [gofs.NodeLookuper]: one stat of the host, no image opened.
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	if d.path == "" && name == serviceName {
-		return d.enterTable(ctx, name, d.m.service(), out)
+		t := d.m.service()
+		return enterKept(ctx, &d.Inode, name, t, t.same, out)
 	}
 	if !d.shows(name) {
 		return nil, syscall.ENOENT
@@ -88,9 +94,13 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gof
 	case err != nil:
 		return nil, errno(err)
 	case st.IsDir:
-		return d.enterDir(ctx, name, p, out)
+		same := func(e gofs.InodeEmbedder) bool { o, ok := e.(*dir); return ok && o.path == p }
+		d.m.fillDir(&out.Attr, &st)
+		return keep(ctx, &d.Inode, name, &dir{m: d.m, path: p}, same), 0
 	case st.IsRegular && d.m.lib.IsImageName(name):
-		return d.enterTable(ctx, name, d.m.image(p), out)
+		t := d.m.image(p)
+		d.m.fillDir(&out.Attr, &st)
+		return keep(ctx, &d.Inode, name, t, t.same), 0
 	}
 	return nil, syscall.ENOENT
 }
@@ -103,28 +113,23 @@ func (d *dir) shows(name string) bool {
 	return name != ops.StateDir
 }
 
-func (d *dir) enterDir(ctx context.Context, name, p string, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
-	same := func(e gofs.InodeEmbedder) bool { o, ok := e.(*dir); return ok && o.path == p }
-	return enterKept(ctx, &d.Inode, name, &dir{m: d.m, path: p}, same, out)
-}
-
-func (d *dir) enterTable(ctx context.Context, name string, t *table, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
-	return enterKept(ctx, &d.Inode, name, t, t.same, out)
-}
-
-// enterKept answers a LOOKUP of a directory: the node that is there, if it is
-// still the same, else fresh.
-func enterKept(ctx context.Context, parent *gofs.Inode, name string, fresh node, same func(gofs.InodeEmbedder) bool, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
-	n, child := known(parent, name, same)
-	if n == nil {
-		return enter(ctx, parent, fresh, gofs.StableAttr{Mode: syscall.S_IFDIR}, out)
+// keep is the node of a directory in answer to a LOOKUP: the one that is there, if it
+// is still the same, else fresh.
+func keep(ctx context.Context, parent *gofs.Inode, name string, fresh node, same func(gofs.InodeEmbedder) bool) *gofs.Inode {
+	if _, child := known(parent, name, same); child != nil {
+		return child
 	}
+	return parent.NewInode(ctx, fresh, gofs.StableAttr{Mode: syscall.S_IFDIR})
+}
+
+// enterKept is keep, with the attributes that fresh has.
+func enterKept(ctx context.Context, parent *gofs.Inode, name string, fresh node, same func(gofs.InodeEmbedder) bool, out *fuse.EntryOut) (*gofs.Inode, syscall.Errno) {
 	var a fuse.AttrOut
-	if no := n.Getattr(ctx, nil, &a); no != 0 {
+	if no := fresh.Getattr(ctx, nil, &a); no != 0 {
 		return nil, no
 	}
 	out.Attr = a.Attr
-	return child, 0
+	return keep(ctx, parent, name, fresh, same), 0
 }
 
 // Readdir implements [gofs.NodeReaddirer]. It opens no image.

@@ -44,6 +44,11 @@ func (l *Library) inspect(r Ref, a Access, sets bool) (*Found, error) {
 			return found, nil
 		}
 	}
+	return l.inspectFile(r, a, sets)
+}
+
+// inspectFile is inspect of a file of which nothing is known.
+func (l *Library) inspectFile(r Ref, a Access, sets bool) (*Found, error) {
 	f, err := r.Dir.Open(r.Name, a)
 	if err != nil {
 		return nil, err

@@ -66,13 +66,40 @@ func (r *resolver) scan() error {
 	if r.scanned {
 		return nil
 	}
-	r.byLink, r.indexed = map[GUID][]*Found{}, map[FileID]bool{}
+	var all []sighting
 	for _, d := range distinct(append([]Dir{r.lib.opts.Top}, r.lib.opts.Search...)) {
-		if err := r.scanFolder(d, ".", nil); err != nil {
+		if err := r.lib.walk(d, ".", nil, &all); err != nil {
+			return err
+		}
+	}
+	r.lib.inspectAll(all)
+	r.byLink, r.indexed = map[GUID][]*Found{}, map[FileID]bool{}
+	for i := range all {
+		if err := r.add(&all[i]); err != nil {
 			return err
 		}
 	}
 	r.scanned = true
+	return nil
+}
+
+// add puts an image into the index.
+func (r *resolver) add(s *sighting) error {
+	if skip(s.err) {
+		return nil
+	}
+	if s.err != nil {
+		return s.err
+	}
+	found := s.found
+	if s.ref.Dir.Path(".") != r.lib.opts.Top.Path(".") && r.indexed[found.Stat.ID] {
+		return nil // a search folder within the image folder
+	}
+	r.indexed[found.Stat.ID] = true
+	r.index = append(r.index, found)
+	if found.Set == nil && found.Err == nil {
+		r.byLink[found.Info.LinkID] = append(r.byLink[found.Info.LinkID], found)
+	}
 	return nil
 }
 
@@ -87,9 +114,9 @@ func distinct(dirs []Dir) []Dir {
 	return one
 }
 
-// scanFolder adds a folder and those in it. above are the folders around it: a
-// symbolic link to one of them is not followed.
-func (r *resolver) scanFolder(d Dir, name string, above []FileID) error {
+// walk adds the images of a folder and of those in it. above are the folders around
+// it: a symbolic link to one of them is not followed.
+func (l *Library) walk(d Dir, name string, above []FileID, all *[]sighting) error {
 	st, err := d.Stat(name)
 	if skip(err) || slices.Contains(above, st.ID) || len(above) == maxFolderDepth {
 		return nil
@@ -97,7 +124,7 @@ func (r *resolver) scanFolder(d Dir, name string, above []FileID) error {
 	if err != nil {
 		return err
 	}
-	list, err := r.lib.list(d, name)
+	list, err := l.list(d, name)
 	if skip(err) {
 		return nil
 	}
@@ -105,28 +132,12 @@ func (r *resolver) scanFolder(d Dir, name string, above []FileID) error {
 		return err
 	}
 	above = append(above[:len(above):len(above)], st.ID)
+	files := sight(d, name, list)
 	for _, e := range list {
-		at := path.Join(name, e.Name)
-		if e.IsDir {
-			if err := r.scanFolder(d, at, above); err != nil {
-				return err
-			}
-			continue
-		}
-		found, err := r.lib.inspect(Ref{Dir: d, Name: at}, Read, true)
-		if skip(err) {
-			continue
-		}
-		if err != nil {
+		if !e.IsDir {
+			*all, files = append(*all, files[0]), files[1:]
+		} else if err := l.walk(d, path.Join(name, e.Name), above, all); err != nil {
 			return err
-		}
-		if d.Path(".") != r.lib.opts.Top.Path(".") && r.indexed[found.Stat.ID] {
-			continue // a search folder within the image folder
-		}
-		r.indexed[found.Stat.ID] = true
-		r.index = append(r.index, found)
-		if found.Set == nil && found.Err == nil {
-			r.byLink[found.Info.LinkID] = append(r.byLink[found.Info.LinkID], found)
 		}
 	}
 	return nil

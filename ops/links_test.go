@@ -2,6 +2,7 @@ package ops_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -285,4 +286,29 @@ func TestScanOpensOnce(t *testing.T) {
 	require.Equal(t, 0, opens())
 	w.image("/vms/new.vhdx", recorded("one.vhdx"))
 	require.Equal(t, 1+1, opens(), "the new one, and its parent as a candidate by path")
+}
+
+// Many images are looked at by several goroutines, and stand in the same order; a name
+// that goes away meanwhile, and one that cannot be read, are left out.
+func TestScanOfManyImages(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/p.vhdx", fakeImage{ID: guid(1)})
+	var want []string
+	for i := range 300 {
+		name := fmt.Sprintf("%c/%03d.avhdx", 'a'+i%3, i)
+		im := recorded(`..\p.vhdx`)
+		im.ID = guid(i + 2)
+		w.image("/vms/"+name, im)
+		want = append(want, "/vms/"+name)
+	}
+	slices.Sort(want)
+	for range 2 { // cold, then warm
+		list, err := w.lib.Children(w.lib.Top("p.vhdx"))
+		require.NoError(t, err)
+		var got []string
+		for _, r := range list {
+			got = append(got, r.Path())
+		}
+		require.Equal(t, want, got)
+	}
 }

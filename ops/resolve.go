@@ -23,6 +23,7 @@ type resolver struct {
 	index   []*Found          // every image of the folders
 	byLink  map[GUID][]*Found // of these the disks that can be opened
 	indexed map[FileID]bool
+	looked  map[string]*Found // candidates that are there, by host path
 }
 
 // child is the image whose parent is looked for, and those that it is a parent
@@ -260,7 +261,7 @@ func (s *search) consider(rule Rule, ref Ref) *Found {
 		s.pass(ref.Path(), rule, GUID{}, "is in a folder of vhdfs's own")
 		return nil
 	}
-	found, err := s.lib.inspect(ref, Read|NoFollow, false)
+	found, err := s.candidate(ref)
 	if err != nil {
 		if !absent(err) {
 			s.pass(ref.Path(), rule, GUID{}, err.Error())
@@ -280,6 +281,21 @@ func (s *search) consider(rule Rule, ref Ref) *Found {
 	}
 	s.pass(ref.Path(), rule, found.Info.LinkID, why)
 	return nil
+}
+
+// candidate looks at a file once for all children that may have it as their parent.
+func (r *resolver) candidate(ref Ref) (*Found, error) {
+	if found := r.looked[ref.Path()]; found != nil {
+		return found, nil
+	}
+	found, err := r.lib.inspect(ref, Read|NoFollow, false)
+	if err == nil {
+		if r.looked == nil {
+			r.looked = map[string]*Found{}
+		}
+		r.looked[ref.Path()] = found
+	}
+	return found, err
 }
 
 // judge says why a candidate is not taken, "" when it is right.

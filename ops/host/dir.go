@@ -84,8 +84,8 @@ func (d *Dir) find(name string, a ops.Access) (*os.File, ops.FileStat, error) {
 		return nil, ops.FileStat{}, err
 	}
 	st, err := statFile(f)
-	if err == nil && d.refuses(st.ID.Dev) {
-		err = ops.Errorf(ops.ErrForbidden, 0, "%q lies in a mount of this program", d.Path(name))
+	if err == nil {
+		err = d.judge(name, st)
 	}
 	if err != nil {
 		return nil, ops.FileStat{}, errors.Join(err, f.Close())
@@ -256,11 +256,70 @@ func (d *Dir) openDir(name string) (*os.File, error) {
 
 // Stat follows symbolic links that stay beneath the directory.
 func (d *Dir) Stat(name string) (ops.FileStat, error) {
-	f, st, err := d.find(name, ops.Read)
+	st, err := d.stat(name)
 	if err != nil {
 		return ops.FileStat{}, d.pathError("stat", name, err)
 	}
-	return st, f.Close()
+	return st, nil
+}
+
+// stat makes no [os.File]: there is one for each name of a folder that is listed.
+func (d *Dir) stat(name string) (ops.FileStat, error) {
+	if d.walk || strings.HasPrefix(name, "/") {
+		f, st, err := d.find(name, ops.Read)
+		if err != nil {
+			return ops.FileStat{}, err
+		}
+		return st, f.Close()
+	}
+	fd, err := d.openatFD(name, unix.O_PATH, ops.Read)
+	if err != nil {
+		return ops.FileStat{}, err
+	}
+	st, err := statFD(fd)
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return ops.FileStat{}, err
+	}
+	return st, d.judge(name, st)
+}
+
+// judge refuses what lies in a mount of this program.
+func (d *Dir) judge(name string, st ops.FileStat) error {
+	if d.refuses(st.ID.Dev) {
+		return ops.Errorf(ops.ErrForbidden, 0, "%q lies in a mount of this program", d.Path(name))
+	}
+	return nil
+}
+
+// StatIn implements [ops.FolderStater]: one call for each name that is no symbolic
+// link, in a directory that was found to lie beneath.
+func (d *Dir) StatIn(name string, plain []string) ([]ops.FileStat, []error) {
+	stats, errs := make([]ops.FileStat, len(plain)), make([]error, len(plain))
+	folder, _, err := d.find(name, ops.Read)
+	if err != nil {
+		for i := range errs {
+			errs[i] = d.pathError("stat", path.Join(name, plain[i]), err)
+		}
+		return stats, errs
+	}
+	defer folder.Close()
+	for i, base := range plain {
+		at := path.Join(name, base)
+		st, link, err := statAt(int(folder.Fd()), base)
+		if link {
+			stats[i], errs[i] = d.Stat(at)
+			continue
+		}
+		if err == nil {
+			err = d.judge(at, st)
+		}
+		if err != nil {
+			errs[i] = d.pathError("stat", at, err)
+			continue
+		}
+		stats[i] = st
+	}
+	return stats, errs
 }
 
 // Free is what the file system of directory name has left for its users.

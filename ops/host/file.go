@@ -121,10 +121,24 @@ func statFile(f *os.File) (ops.FileStat, error) { return statFD(int(f.Fd())) }
 
 func statFD(fd int) (ops.FileStat, error) {
 	var x unix.Statx_t
-	const want = unix.STATX_BASIC_STATS | unix.STATX_DIOALIGN
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, want, &x); err != nil {
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, statWants, &x); err != nil {
 		return ops.FileStat{}, err
 	}
+	return statOf(&x), nil
+}
+
+// statAt is of a plain name in a directory, and tells whether it is a symbolic link.
+func statAt(dirfd int, name string) (st ops.FileStat, link bool, err error) {
+	var x unix.Statx_t
+	if err := unix.Statx(dirfd, name, unix.AT_SYMLINK_NOFOLLOW, statWants, &x); err != nil {
+		return ops.FileStat{}, false, err
+	}
+	return statOf(&x), x.Mode&unix.S_IFMT == unix.S_IFLNK, nil
+}
+
+const statWants = unix.STATX_BASIC_STATS | unix.STATX_DIOALIGN
+
+func statOf(x *unix.Statx_t) ops.FileStat {
 	st := ops.FileStat{
 		ID:    ops.FileID{Dev: unix.Mkdev(x.Dev_major, x.Dev_minor), Ino: x.Ino},
 		Size:  int64(x.Size), // the kernel keeps it below 2^63
@@ -135,5 +149,5 @@ func statFD(fd int) (ops.FileStat, error) {
 	if x.Mask&unix.STATX_DIOALIGN != 0 {
 		st.SectorSize = x.Dio_offset_align
 	}
-	return st, nil
+	return st
 }

@@ -40,6 +40,15 @@ func (d *Dir) passesLink(name string) error {
 // openat2 lets the kernel keep the path beneath the directory. EAGAIN: a rename
 // elsewhere left it unable to tell whether ".." stayed beneath.
 func (d *Dir) openat2(name string, flags uint64, a ops.Access) (*os.File, error) {
+	fd, err := d.openatFD(name, flags, a)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), d.Path(name)), nil
+}
+
+// openatFD is openat2 as a bare descriptor.
+func (d *Dir) openatFD(name string, flags uint64, a ops.Access) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	if a&ops.NoFollow != 0 {
 		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
@@ -54,13 +63,13 @@ func (d *Dir) openat2(name string, flags uint64, a ops.Access) (*os.File, error)
 	}
 	switch {
 	case err == unix.EXDEV:
-		return nil, d.outside(name)
+		return -1, d.outside(name)
 	case err == unix.ELOOP && a&ops.NoFollow != 0:
-		return nil, d.passesLink(name)
+		return -1, d.passesLink(name)
 	case err != nil:
-		return nil, err
+		return -1, err
 	}
-	return os.NewFile(uintptr(fd), d.Path(name)), nil
+	return fd, nil
 }
 
 // resolveWalk does the same without openat2: one component at a time, each
