@@ -22,38 +22,44 @@ var errMovedOn = errors.New("has become another image")
 
 // moveOn makes the handles of from, an operation's aside, handles of to, with the
 // chain that they share. Whoever does I/O through the chain does it on to already.
-// It tells how many there were. file is that of from; moveOn owns it.
+// It tells how many there were. file is that of from; moveOn owns it. Without one
+// the name of from is not kept: its handles are those of a set, which has another
+// disk now.
 func (l *Library) moveOn(from, to *Engine, file File, stat FileStat) (int, error) {
-	moved := l.moveHandles(from, to, file, stat)
-	if moved == 0 {
-		return 0, file.Close()
+	moved, old := l.moveHandles(from, to, file, stat)
+	var err error
+	if old != nil { // of handles that were closed long ago, while other images read through it
+		err = l.releaseParents(old.layers()[1:])
 	}
-	return moved, nil
+	if moved == 0 && file != nil {
+		return 0, errors.Join(err, file.Close())
+	}
+	return moved, err
 }
 
-func (l *Library) moveHandles(from, to *Engine, file File, stat FileStat) int {
+func (l *Library) moveHandles(from, to *Engine, file File, stat FileStat) (moved int, old *Chain) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	moved := 0
 	for h := range from.use.handles {
 		if h.terms != nil {
 			continue
 		}
 		h.countLocked(-1)
 		h.at.Store(to)
-		h.former = true
+		h.former = file != nil
 		h.countLocked(1)
 		moved++
 	}
 	from.use.refs -= moved
 	to.use.refs += moved
 	from.use.movedOn = true
-	to.use.chain, from.use.chain = from.use.chain, nil
-	if moved > 0 {
+	old, to.use.chain, from.use.chain = to.use.chain, from.use.chain, nil
+	to.use.left = false
+	if moved > 0 && file != nil {
 		l.mu.former[from.ref.Path()] = &formerName{engine: to, ref: from.ref, stat: stat, file: file}
 	}
 	l.freedLocked()
-	return moved
+	return moved, old
 }
 
 // countFormerLocked counts a handle by a former name; the last one ends the name.

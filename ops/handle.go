@@ -234,7 +234,7 @@ func (h *Handle) askLinks(self *Found) error {
 	if len(children) > 0 {
 		return Errorf(ErrReadOnly, 0, "%s is the parent of %s: a write would break it", self.Ref.Path(), children[0].Path())
 	}
-	if h.set != nil {
+	if h.set != nil || h.terms != nil && h.terms.set {
 		return nil
 	}
 	owner, err := res.owner(self.Stat.ID)

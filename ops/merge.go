@@ -45,6 +45,7 @@ type merger struct {
 	destW    Writer
 	mover    *mover
 	plan     Plan
+	set      *setInUse // whose files these are; nil for other disks
 
 	reparented []string
 	removed    []string
@@ -220,6 +221,9 @@ func (m *merger) relink(context.Context) error {
 		m.reparented = append(m.reparented, k.ref.Path())
 	}
 	if err := m.relay(); err != nil {
+		return err
+	}
+	if err := m.commitSet(); err != nil {
 		return err
 	}
 	if err := m.journal.mark(markEnding); err != nil {

@@ -81,6 +81,8 @@ func (m *merger) othersLocked(kids []FileID) error {
 			own = 1
 		}
 		switch {
+		case m.set != nil && i > 0 && len(use.handles) > 0:
+			return Errorf(ErrBusy, StatusOwned, "%s is open", e.ref.Path())
 		case i > 0 && use.operation != "":
 			return e.operated(use.operation)
 		case use.still > 0:
@@ -156,6 +158,9 @@ func (m *merger) change(e *Engine) (Writer, error) {
 
 // owners refuses files that a set manages.
 func (m *merger) owners() error {
+	if m.set != nil {
+		return nil
+	}
 	for _, e := range m.line {
 		owner, err := m.res.owner(e.id)
 		if err != nil {

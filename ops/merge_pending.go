@@ -174,10 +174,17 @@ func (h *Handle) askMerge() error {
 	case h.terms != nil && p.role == roleDestination && p.state == mergeEnded:
 		return h.lib.endEmptyMerge(p)
 	case h.terms != nil:
+	case h.set != nil && !h.write && p.role == roleDestination: // which a set names when it has everything
+		return nil
 	case p.role == roleSource && p.state == mergeMoving,
 		p.role == roleSource && p.state == mergeMoved && !h.write,
 		p.role == roleDestination && p.state == mergeEnded:
 		return nil
+	case !h.write && p.role == roleDestination && p.state == mergeMoved:
+		// Of a set a snapshot may be this file by now.
+		if owner, err := (&resolver{lib: h.lib}).owner(e.id); err != nil || owner != nil {
+			return err
+		}
 	}
 	return p.refusal(e.ref.Path())
 }

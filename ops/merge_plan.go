@@ -10,18 +10,18 @@ import (
 
 // openMerge looks at everything that a merge of the source needs, takes the files
 // for it, and says what it will do. It changes nothing.
-func (r *Request) openMerge(ctx context.Context, source Ref, pending *PendingMerge) (_ *merger, err error) {
-	m := &merger{lib: r.Library, res: &resolver{lib: r.Library}}
+func (r *Request) openMerge(ctx context.Context, source Ref, pending *PendingMerge, set *setInUse) (_ *merger, err error) {
+	m := &merger{lib: r.Library, res: &resolver{lib: r.Library}, set: set}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	terms := Terms{Name: opMergeName, Quiet: true}
+	terms := Terms{Name: opMergeName, Quiet: true, set: set != nil}
 	if pending != nil {
 		m.rec, m.state, terms.merge = pending.record, pending.state, pending.record.ID
 	}
-	if m.src, err = m.lib.Operate(source, terms); err != nil {
+	if m.src, err = m.operate(source, terms); err != nil {
 		return nil, err
 	}
 	if err := m.findLine(r); err != nil {
@@ -157,7 +157,7 @@ func (m *merger) claimWithKids() error {
 		return Errorf(ErrBusy, StatusParentOpen, "%s just had another image made from it", m.src.ref.Path())
 	}
 	for _, k := range kids {
-		o, err := m.lib.Operate(k, Terms{Name: opMergeName, Quiet: true})
+		o, err := m.operate(k, Terms{Name: opMergeName, Quiet: true, set: m.set != nil})
 		if err != nil {
 			return err
 		}

@@ -44,6 +44,7 @@ func (m *merger) moveSet(ctx context.Context, s *writeSet, limit int64) error {
 // there is
 //
 //	move the rest; flush   the source with all that was flushed
+//	commit of the set      the same; of a set the destination, which nobody writes before it is cut off
 //	cut                    the destination with that, and all that was written
 //
 // and what guests write from then on is in the destination alone.
@@ -58,14 +59,20 @@ func (m *merger) handOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	file, stat, err := m.openSource()
-	if err != nil {
-		return err
+	var file File
+	var stat FileStat
+	if m.set == nil {
+		if file, stat, err = m.openSource(); err != nil {
+			return err
+		}
 	}
 	for slice := int64(lastSlice); ; slice *= 2 {
 		done, err := m.turn(ctx, cut, slice)
 		if err != nil {
-			return errors.Join(err, file.Close())
+			if file != nil {
+				err = errors.Join(err, file.Close())
+			}
+			return err
 		}
 		if done {
 			break
@@ -115,6 +122,9 @@ func (m *merger) turn(ctx context.Context, cut CreateParent, slice int64) (bool,
 		return false, err
 	}
 	if err := m.mover.withDest(Writer.Flush); err != nil {
+		return false, err
+	}
+	if err := m.commitSet(); err != nil {
 		return false, err
 	}
 	if err := m.judge(m.hinge(), m.hingeW.(Relinker).SetParent(cut)); err != nil {

@@ -50,7 +50,7 @@ type Op struct {
 
 // All is the table of operations, in the order of the documentation.
 var All = []*Op{
-	opApply, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opFind, opMerge, opRequestStateChange, opResize,
+	opApply, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opFind, opMerge, opOptimize, opRequestStateChange, opResize,
 	opSet, opSetParent, opSetSnapshot, opSnapshot, opStart, opStop, opValidate, opValidateReservations,
 }
 

@@ -25,9 +25,11 @@ var opApply = &Op{
 		argSnapshot,
 		{Name: "Keep", Kind: ArgText, Help: "label of a writeable snapshot that is to hold the present state; default: that is thrown away"},
 	},
-	Can: func(f *Found) bool { return f.Set != nil },
+	Can: canSet,
 	Run: runApply,
 }
+
+func canSet(f *Found) bool { return f.Set != nil && f.Set.ReadOnly == "" }
 
 func runApply(ctx context.Context, r *Request) (_ Fields, err error) {
 	s, err := r.Library.useSet(r.Image)
@@ -194,7 +196,7 @@ var opDelete = &Op{
 		argSnapshot,
 		{Name: "PersistReferenceSnapshot", Short: "persist", Kind: ArgBool, Help: "set to true keeps the entry as a reference without data"},
 	},
-	Can: func(f *Found) bool { return f.Set != nil },
+	Can: canSet,
 	Run: runDelete,
 }
 

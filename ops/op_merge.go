@@ -52,7 +52,7 @@ func runMerge(ctx context.Context, r *Request) (_ Fields, err error) {
 	case found.Info.Type != Differencing:
 		return nil, Errorf(errors.ErrUnsupported, StatusWrongType, "%s is a %s disk: it has no parent that it could be merged into", r.Image.Path(), found.Info.Type)
 	}
-	m, err := r.openMerge(ctx, source, pending)
+	m, err := r.openMerge(ctx, source, pending, nil)
 	if err != nil {
 		return nil, err
 	}

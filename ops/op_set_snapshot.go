@@ -26,7 +26,7 @@ var opSetSnapshot = &Op{
 		{Name: "SnapshotPath", Short: "path", Kind: ArgPath, Help: "file in the set's folder that holds its data: with the same disk id, size and a place in a chain of the set"},
 		{Name: "ResilientChangeTrackingId", Short: "tracking", Kind: ArgText, Help: "of a new entry"},
 	},
-	Can: func(f *Found) bool { return f.Set != nil },
+	Can: canSet,
 	Run: runSetSnapshot,
 }
 

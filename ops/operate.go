@@ -18,6 +18,7 @@ type Terms struct {
 	Repair bool
 
 	merge GUID // the merge that it belongs to
+	set   bool // it works on behalf of the set that owns the file
 }
 
 // Operation is an image in the hands of one operation: a handle that is open for

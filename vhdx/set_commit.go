@@ -81,6 +81,8 @@ func setCommit(f ops.File, s ops.Set) error {
 		return c.toPlain()
 	case isOwn:
 		return c.next()
+	case s.Plain() && c.own.any():
+		return c.clean()
 	case s.Plain():
 		return nil // it says so already
 	}

@@ -1,0 +1,221 @@
+package set_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"vhdfs/ops"
+	"vhdfs/test/crash"
+	"vhdfs/test/sim"
+)
+
+// content is what a set shows.
+type content struct {
+	leaf  []byte
+	snaps map[string][]byte
+	refs  map[string]bool
+}
+
+func (s *scene) content() content {
+	return content{bytes.Clone(s.leaf), maps.Clone(s.snaps), maps.Clone(s.refs)}
+}
+
+// change is an operation that is cut.
+type change struct {
+	name string
+	open bool // a guest has the disk open for writing
+	do   func(s *scene) error
+}
+
+func take(l string) func(s *scene) error {
+	return func(s *scene) error {
+		err := s.ask("snapshot", setName, l)
+		s.snaps[l] = bytes.Clone(s.leaf)
+		return err
+	}
+}
+
+func remove(l string) func(s *scene) error {
+	return func(s *scene) error {
+		delete(s.snaps, l)
+		return s.ask("delete", setName, l)
+	}
+}
+
+func changes() []change {
+	optimize := func(s *scene) error { return s.ask("optimize", setName, "") }
+	return []change{
+		{"first snapshot", true, take("a")},
+		{"second snapshot", true, take("b")},
+		{"second snapshot, nobody there", false, take("b")},
+		{"apply", false, func(s *scene) error {
+			s.leaf = bytes.Clone(s.snaps["s1"])
+			return s.ask("apply", setName, "s1")
+		}},
+		{"apply keep", false, func(s *scene) error {
+			s.snaps["k"] = s.leaf
+			s.leaf = bytes.Clone(s.snaps["s1"])
+			return s.ask("apply", setName, "snapshot=s1 keep=k")
+		}},
+		{"delete", true, remove("s2")},
+		{"delete as reference", true, func(s *scene) error {
+			delete(s.snaps, "s2")
+			s.refs["s2"] = true
+			return s.ask("delete", setName, "s2 persist=true")
+		}},
+		{"delete the last", false, remove("s1")},
+		{"optimize, the leaf goes", true, optimize},
+		{"optimize, a middle disk goes", true, optimize},
+		{"optimize, a thrown away tip", false, optimize},
+	}
+}
+
+// prepared is a set in the state that a change needs.
+func prepared(c change) (*scene, error) {
+	s, err := newScene()
+	if err != nil {
+		return nil, err
+	}
+	rng := rand.New(rand.NewPCG(4, 4))
+	steps := []func(s *scene) error{}
+	w := func(s *scene) error { return s.write(rng) }
+	switch c.name {
+	case "first snapshot":
+		steps = append(steps, w)
+	case "optimize, the leaf goes":
+		steps = append(steps, w, take("s1"), w, take("s2"), w, remove("s2"))
+	case "optimize, a middle disk goes":
+		steps = append(steps, w, take("s1"), w, take("s2"), w, remove("s1"))
+	default:
+		steps = append(steps, w, take("s1"), w, take("s2"), w)
+	}
+	if c.name == "delete the last" {
+		steps = append(steps, remove("s2"))
+	}
+	for _, step := range steps {
+		if err := step(s); err != nil {
+			return nil, err
+		}
+	}
+	if c.name == "optimize, a thrown away tip" {
+		keep := func(s *scene) error {
+			s.snaps["k"] = s.leaf
+			s.leaf = bytes.Clone(s.snaps["s1"])
+			return s.ask("apply", setName, "snapshot=s1 keep=k")
+		}
+		if err := errors.Join(s.close(), keep(s), remove("k")(s)); err != nil {
+			return nil, err
+		}
+	}
+	if !c.open {
+		return s, s.close()
+	}
+	return s, errors.Join(s.open(), s.write(rng), s.disk.Flush())
+}
+
+// shows compares a set with what it may show.
+func shows(h *sim.Host, lib *ops.Library, want content) error {
+	s := &scene{host: h, lib: lib, leaf: want.leaf, snaps: want.snaps, refs: want.refs}
+	return s.check()
+}
+
+// judge opens a set after a power cut: it shows what it showed before or after, can
+// be written, and can be taken apart.
+func judge(h *sim.Host, may ...content) error {
+	lib := library(h)
+	var list []error
+	at := slices.IndexFunc(may, func(c content) bool {
+		err := shows(h, lib, c)
+		list = append(list, err)
+		return err == nil
+	})
+	if at < 0 {
+		return errors.Join(list...)
+	}
+	s := &scene{host: h, lib: lib, leaf: bytes.Clone(may[at].leaf), snaps: maps.Clone(may[at].snaps), refs: maps.Clone(may[at].refs), kept: map[string]bool{}}
+	if err := s.ask("optimize", setName, ""); err != nil {
+		return err
+	}
+	if err := errors.Join(s.check(), s.write(rand.New(rand.NewPCG(1, 1))), s.check()); err != nil {
+		return fmt.Errorf("after optimize: %w", err)
+	}
+	if err := s.takenApart(true); err != nil {
+		return fmt.Errorf("taken apart: %w", err)
+	}
+	return s.lib.Close()
+}
+
+// cut records a change and tries states of it, at most limit of them.
+func cut(t *testing.T, c change, limit int, dropped ...string) (int, error) {
+	t.Helper()
+	s, err := prepared(c)
+	require.NoError(t, err)
+	before := s.content()
+	r := crash.Recording{Base: s.host.Clone()}
+	for _, l := range dropped {
+		s.host.DropSync(l)
+	}
+	s.host.Record()
+	require.NoError(t, c.do(s))
+	s.host.Ack("done", nil)
+	r.Events = s.host.Events()
+	after := s.content()
+	require.NoError(t, shows(s.host, s.lib, after))
+	var all int
+	if err := r.Each(9, func(*crash.State) error { all++; return nil }); err != nil {
+		return 0, err
+	}
+	every, n, tried := max(1, all/limit), 0, 0
+	err = r.Each(9, func(st *crash.State) error {
+		if n++; n%every != 0 {
+			return nil
+		}
+		tried++
+		h, err := st.Host()
+		if err != nil {
+			return err
+		}
+		may := []content{before, after}
+		if st.At >= len(r.Events) {
+			may = may[1:]
+		}
+		if err := judge(h, may...); err != nil {
+			return fmt.Errorf("%w\n%s", err, st)
+		}
+		return nil
+	})
+	return tried, err
+}
+
+// Each sync of a snapshot and an apply is needed: with it dropped some state is red.
+func TestDroppedSyncsOfSetsAreSeen(t *testing.T) {
+	for label, name := range map[string]string{
+		"create.name": "second snapshot", "set.temporary": "second snapshot", "vhdx.create": "second snapshot", "vhds.body": "apply",
+	} {
+		t.Run(label, func(t *testing.T) {
+			all := changes()
+			c := all[slices.IndexFunc(all, func(c change) bool { return c.name == name })]
+			_, err := cut(t, c, 1000, label)
+			require.Error(t, err)
+		})
+	}
+}
+
+// TestSetsLosePower cuts each operation on a set: before or after, never between, and
+// no file is left that nothing refers to.
+func TestSetsLosePower(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			n, err := cut(t, c, 12*sequences(t))
+			require.NoError(t, err)
+			t.Logf("%d states", n)
+		})
+	}
+}
