@@ -36,6 +36,8 @@ type Library struct {
 	unlocked  bool // see Look
 	caches    atomic.Pointer[Caches]
 	attached  atomic.Pointer[Attachments]
+	recent    atomic.Pointer[recentScan] // see ChildrenShown
+	changes   atomic.Int64               // how often an operation began or ended that changes images
 	mu        struct {
 		sync.Mutex
 		engines map[FileID]*Engine

@@ -66,20 +66,20 @@ func (r *resolver) scan() error {
 	if r.scanned {
 		return nil
 	}
-	var all []sighting
+	var s survey
 	for _, d := range distinct(append([]Dir{r.lib.opts.Top}, r.lib.opts.Search...)) {
-		if err := r.lib.walk(d, ".", nil, &all); err != nil {
+		if err := r.lib.walk(d, ".", nil, &s); err != nil {
 			return err
 		}
 	}
-	r.lib.inspectAll(all)
+	r.lib.inspectAll(s.images)
 	r.byLink, r.indexed = map[GUID][]*Found{}, map[FileID]bool{}
-	for i := range all {
-		if err := r.add(&all[i]); err != nil {
+	for i := range s.images {
+		if err := r.add(&s.images[i]); err != nil {
 			return err
 		}
 	}
-	r.scanned = true
+	r.scanned, r.folders = true, s.folders
 	return nil
 }
 
@@ -116,7 +116,7 @@ func distinct(dirs []Dir) []Dir {
 
 // walk adds the images of a folder and of those in it. above are the folders around
 // it: a symbolic link to one of them is not followed.
-func (l *Library) walk(d Dir, name string, above []FileID, all *[]sighting) error {
+func (l *Library) walk(d Dir, name string, above []FileID, s *survey) error {
 	st, err := d.Stat(name)
 	if skip(err) || slices.Contains(above, st.ID) || len(above) == maxFolderDepth {
 		return nil
@@ -131,12 +131,13 @@ func (l *Library) walk(d Dir, name string, above []FileID, all *[]sighting) erro
 	if err != nil {
 		return err
 	}
+	s.folders = append(s.folders, sighting{ref: Ref{Dir: d, Name: name}, stat: st})
 	above = append(above[:len(above):len(above)], st.ID)
 	files := sight(d, name, list)
 	for _, e := range list {
 		if !e.IsDir {
-			*all, files = append(*all, files[0]), files[1:]
-		} else if err := l.walk(d, path.Join(name, e.Name), above, all); err != nil {
+			s.images, files = append(s.images, files[0]), files[1:]
+		} else if err := l.walk(d, path.Join(name, e.Name), above, s); err != nil {
 			return err
 		}
 	}
@@ -150,16 +151,17 @@ func skip(err error) bool {
 
 // Children are the images whose parent, by the rules of resolution, is this
 // very file with the id that they record. Of a set they are its leaf's.
-func (l *Library) Children(r Ref) ([]Ref, error) {
-	found, err := l.Inspect(r)
+func (l *Library) Children(r Ref) ([]Ref, error) { return (&resolver{lib: l}).childrenOf(r) }
+
+func (r *resolver) childrenOf(ref Ref) ([]Ref, error) {
+	found, err := r.lib.Inspect(ref)
 	if err != nil {
 		return nil, err
 	}
 	if found.Err != nil {
 		return nil, nil // no link leads to what cannot be read
 	}
-	res := &resolver{lib: l}
-	return res.children(found.itself())
+	return r.children(found.itself())
 }
 
 func (r *resolver) children(of *Found) ([]Ref, error) {

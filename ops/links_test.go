@@ -312,3 +312,55 @@ func TestScanOfManyImages(t *testing.T) {
 		require.Equal(t, want, got)
 	}
 }
+
+// What people are shown of children rests on one scan for a while, and sees what happens
+// to folders and what operations change at once.
+func TestChildrenShown(t *testing.T) {
+	w := newWorld(t)
+	w.image("/vms/p.vhdx", fakeImage{ID: guid(1)})
+	w.image("/vms/q.vhdx", fakeImage{ID: guid(1)})
+	for i := range 40 {
+		w.image(fmt.Sprintf("/vms/sub/%02d.vhdx", i), fakeImage{ID: guid(50 + i)})
+	}
+	w.image("/vms/a.avhdx", recorded(`.\p.vhdx`))
+	shown := func(name string) (list []string) {
+		t.Helper()
+		exact, err := w.lib.Children(w.lib.Top(name))
+		require.NoError(t, err)
+		got, err := w.lib.ChildrenShown(w.lib.Top(name))
+		require.NoError(t, err)
+		require.Equal(t, exact, got)
+		for _, r := range got {
+			list = append(list, r.Path())
+		}
+		return list
+	}
+	_, err := w.lib.ChildrenShown(w.lib.Top("p.vhdx"))
+	require.NoError(t, err)
+	asked := w.asked("/vms")
+	for _, name := range []string{"p.vhdx", "q.vhdx", "a.avhdx", "sub/07.vhdx"} {
+		_, err = w.lib.ChildrenShown(w.lib.Top(name))
+		require.NoError(t, err)
+	}
+	require.Less(t, len(asked()), 40, "four questions, and no new scan")
+	w.host.SetFault(nil)
+
+	top := w.dirs["/vms"]
+	require.Equal(t, []string{"/vms/a.avhdx"}, shown("p.vhdx"))
+	im := recorded(`.\p.vhdx`)
+	im.ID = guid(101)
+	w.image("/vms/b.avhdx", im)
+	require.Equal(t, []string{"/vms/a.avhdx", "/vms/b.avhdx"}, shown("p.vhdx"), "a new file")
+	require.NoError(t, top.Rename("a.avhdx", "c.avhdx"))
+	require.Equal(t, []string{"/vms/b.avhdx", "/vms/c.avhdx"}, shown("p.vhdx"), "another name")
+	require.NoError(t, top.Remove("b.avhdx"))
+	require.Equal(t, []string{"/vms/c.avhdx"}, shown("p.vhdx"), "a file that is gone")
+	require.NoError(t, top.Rename("c.avhdx", "sub/c.avhdx"))
+	require.Empty(t, shown("p.vhdx"), "a child that does not find its parent any more")
+	require.NoError(t, top.Rename("sub/c.avhdx", "c.avhdx"))
+	for _, name := range []string{"q.vhdx", "p.vhdx", "q.vhdx"} { // the first time makes a folder for the undo record
+		require.NoError(t, w.ask("set-parent", "c.avhdx", name).Err)
+		require.Equal(t, []string{"/vms/c.avhdx"}, shown(name), "an image that was changed in place")
+	}
+	require.Empty(t, shown("p.vhdx"))
+}

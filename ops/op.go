@@ -124,6 +124,10 @@ func (o *Op) Do(ctx context.Context, r *Request) Answer {
 	if r.Dry && !o.Plans && (o.Writes || o.WritesIf != nil && o.WritesIf(r.Args)) {
 		return o.Refuse(Errorf(errors.ErrUnsupported, 0, "%s: no dry run", o.Name))
 	}
+	if r.Library != nil && o.Changes(r.Args) {
+		r.Library.changes.Add(1)
+		defer r.Library.changes.Add(1)
+	}
 	fields, err := o.Run(ctx, r)
 	if err == context.Canceled { // and nothing else to say
 		err = Errorf(errCancelled, 0, "%s of %s", o.Name, r.Image.Path())

@@ -23,6 +23,7 @@ type resolver struct {
 	index   []*Found          // every image of the folders
 	byLink  map[GUID][]*Found // of these the disks that can be opened
 	indexed map[FileID]bool
+	folders []sighting        // that were scanned
 	looked  map[string]*Found // candidates that are there, by host path
 }
 

@@ -4,6 +4,7 @@ import (
 	"path"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // FolderStater is a [Dir] that looks at many names of one directory at a time, for
@@ -14,12 +15,18 @@ type FolderStater interface {
 	StatIn(name string, plain []string) ([]FileStat, []error)
 }
 
-// sighting is an image that a scan came by.
+// sighting is an image that a scan came by, or a folder.
 type sighting struct {
 	ref   Ref
 	stat  FileStat
-	found *Found
-	err   error // why there is no stat, or no found
+	found *Found // of an image
+	err   error  // why there is no stat, or no found
+}
+
+// survey is what a scan came by.
+type survey struct {
+	images  []sighting
+	folders []sighting // without those that could not be read
 }
 
 // sight looks at the files among the names of a folder, in their order.
@@ -79,4 +86,47 @@ func (l *Library) inspectAll(all []sighting) {
 		})
 	}
 	ended.Wait()
+}
+
+// recently is how long a scan may answer further questions of people: who lists all
+// images of a folder asks for the children of each.
+const recently = 500 * time.Millisecond
+
+// recentScan is a scan that was made a moment ago. It is not changed any more.
+type recentScan struct {
+	at      time.Time
+	changes int64 // Library.changes before it
+	resolver
+}
+
+// ChildrenShown is [Library.Children] for people: it may rest on a scan of half a second
+// ago, if no folder was changed since, nor an image by an operation of this library. What
+// another program changed in place meanwhile may be missed.
+func (l *Library) ChildrenShown(r Ref) ([]Ref, error) {
+	if s := l.recent.Load(); s != nil && s.stands(l) {
+		res := &resolver{lib: l, scanned: true, index: s.index, byLink: s.byLink, indexed: s.indexed}
+		return res.childrenOf(r)
+	}
+	s := &recentScan{at: time.Now(), changes: l.changes.Load(), resolver: resolver{lib: l}}
+	list, err := s.childrenOf(r)
+	if err == nil && s.scanned {
+		l.recent.Store(s)
+	}
+	return list, err
+}
+
+// stands tells whether a scan may still be relied on. A folder that was changed just
+// before it was read may have been changed once more within the same tick of its clock.
+func (s *recentScan) stands(l *Library) bool {
+	if time.Since(s.at) > recently || s.changes != l.changes.Load() {
+		return false
+	}
+	for i := range s.folders {
+		f := &s.folders[i]
+		now, err := f.ref.Dir.Stat(f.ref.Name)
+		if err != nil || now.ID != f.stat.ID || !now.Mtime.Equal(f.stat.Mtime) || !now.Ctime.Equal(f.stat.Ctime) || s.at.Sub(now.Ctime) < racyTime {
+			return false
+		}
+	}
+	return true
 }

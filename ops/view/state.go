@@ -132,7 +132,7 @@ func (s *Source) state() (*State, error) {
 }
 
 func (s *Source) children() ([]string, error) {
-	refs, err := s.Library.Children(s.Image)
+	refs, err := s.Library.ChildrenShown(s.Image)
 	if err != nil {
 		return nil, err
 	}

@@ -245,6 +245,7 @@ func (d *dir) remove(name string) error {
 		return err
 	}
 	delete(parent.children, base)
+	parent.mtime = h.ticks
 	h.eventLocked(Event{Op: OpRemove, File: n.ino, Dir: parent.ino, Path: d.Path(name)})
 	return nil
 }
@@ -280,6 +281,7 @@ func (d *dir) rename(old, new string) error {
 	}
 	delete(from.children, oldBase)
 	to.children[newBase] = n
+	from.mtime, to.mtime = h.ticks, h.ticks
 	h.eventLocked(Event{Op: OpRename, File: n.ino, Dir: from.ino, ToDir: to.ino, Path: d.Path(old), To: d.Path(new)})
 	return nil
 }

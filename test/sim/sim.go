@@ -214,7 +214,7 @@ func (h *Host) addLocked(parent *node, name string, k kind) *node {
 	n := newNode(h.nextIno, k == directory)
 	n.kind, n.mtime = k, h.ticks
 	h.nodes[n.ino] = n
-	parent.children[name] = n
+	parent.children[name], parent.mtime = n, h.ticks
 	return n
 }
 
