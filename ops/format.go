@@ -38,9 +38,9 @@ type Format struct {
 	// a crash leaves the one or the other. ErrChanged when f says something else by
 	// now, ErrReadOnly when s.ReadOnly forbids it. ErrPoisoned when the step was taken
 	// and failed: nobody knows which of both f says until it is read after a crash.
-	// After any other error it says what it said before. The caller holds f's lock for
-	// writing.
-	CommitSet func(f File, s Set) error
+	// After any other error it says what it said before. It answers the Sequence that
+	// f is at then. The caller holds f's lock for writing.
+	CommitSet func(f File, s Set) (sequence uint64, err error)
 }
 
 // OpenOptions are the terms of opening one layer.

@@ -83,14 +83,14 @@ func (s *setInUse) commit(n *Set) error {
 	if n.Plain() {
 		n.Files, n.Snapshots = nil, nil
 	}
-	if err := s.format.CommitSet(s.file, *n); err != nil {
+	at, err := s.format.CommitSet(s.file, *n)
+	if err != nil {
 		return err
 	}
-	set, err := s.format.Set(s.file)
-	if err == nil {
-		s.set = &set
-	}
-	return err
+	now := n.clone()
+	now.Sequence, now.Anomalies = at, nil
+	s.set = now
+	return nil
 }
 
 // beside is a file in the set's own folder.
@@ -219,6 +219,13 @@ func (s *setInUse) openLeaf(name string) (*Engine, error) {
 // discard removes a disk that the set lists and does not use, and then its name
 // from the set. After a crash it may be listed and not be there.
 func (s *setInUse) discard(name string) error {
+	says, err := s.format.Set(s.file) // whatever this operation believes
+	if err != nil {
+		return err
+	}
+	if says.Refers(name) {
+		return Errorf(ErrChanged, 0, "%s: refers to %s, which is not removed", s.ref.Path(), name)
+	}
 	ref := s.beside(name)
 	if err := removeAny(ref.Dir, ref.Name); err != nil {
 		return err

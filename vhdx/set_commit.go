@@ -30,7 +30,8 @@ func setCreate(f ops.File, s ops.Set) error {
 		return nil
 	}
 	s.Sequence = 0
-	return setCommit(f, s)
+	_, err := setCommit(f, s)
+	return err
 }
 
 // setPutPlain puts name and headers, of sequence numbers from seq on, into the
@@ -57,36 +58,36 @@ func setPutPlain(b []byte, leaf string, seq uint64) error {
 }
 
 // setCommit makes s what the file says, in whichever layout that takes.
-func setCommit(f ops.File, s ops.Set) error {
+func setCommit(f ops.File, s ops.Set) (uint64, error) {
 	if err := s.Check(); err != nil {
-		return err
+		return 0, err
 	}
 	now, err := setRead(f)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if now.ReadOnly != "" {
-		return ops.Errorf(ops.ErrReadOnly, 0, "vhds: %s", now.ReadOnly)
+		return 0, ops.Errorf(ops.ErrReadOnly, 0, "vhds: %s", now.ReadOnly)
 	}
 	state, err := setState(f)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if now.Sequence != s.Sequence || now.Sequence == 0 && s.Plain() && now.Leaf != s.Leaf {
-		return ops.Errorf(ops.ErrChanged, 0, "vhds: the set is at change %d, not at %d", now.Sequence, s.Sequence)
+		return 0, ops.Errorf(ops.ErrChanged, 0, "vhds: the set is at change %d, not at %d", now.Sequence, s.Sequence)
 	}
 	c := &setChange{f: f, set: s, own: setOwnHeaders(state[setCreatorOff+setCreatorSize:])}
 	switch isOwn := string(state[:len(setOwnSignature)]) == setOwnSignature; {
 	case isOwn && s.Plain():
-		return c.toPlain()
+		return 0, c.toPlain()
 	case isOwn:
-		return c.next()
+		return c.own.next(), c.next()
 	case s.Plain() && c.own.any():
-		return c.clean()
+		return 0, c.clean()
 	case s.Plain():
-		return nil // it says so already
+		return 0, nil // it says so already
 	}
-	return c.toOwn()
+	return max(c.own.next(), 2), c.toOwn()
 }
 
 // setChange is one commit.

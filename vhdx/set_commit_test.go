@@ -86,18 +86,22 @@ func TestSetCommits(t *testing.T) {
 		require.NoError(t, err)
 		next := setTaken(n)
 		next.Sequence = now.Sequence
-		require.NoError(t, SetFormat.CommitSet(f, next))
+		at, err := SetFormat.CommitSet(f, next)
+		require.NoError(t, err)
 		got, err := setSays(f, setTaken(n))
 		require.NoError(t, err)
 		require.Empty(t, got.Anomalies)
 		require.Greater(t, got.Sequence, now.Sequence)
-		require.ErrorIs(t, SetFormat.CommitSet(f, next), ops.ErrChanged, "it is not what was read")
+		require.Equal(t, got.Sequence, at)
+		_, err = SetFormat.CommitSet(f, next)
+		require.ErrorIs(t, err, ops.ErrChanged, "it is not what was read")
 	}
 	now, err := SetFormat.Set(f)
 	require.NoError(t, err)
 	back := setPlain()
 	back.Sequence = now.Sequence
-	require.NoError(t, SetFormat.CommitSet(f, back))
+	_, err = SetFormat.CommitSet(f, back)
+	require.NoError(t, err)
 	again, err := h.ReadFile("/d/s.vhds")
 	require.NoError(t, err)
 	require.Equal(t, plain, again, "the layout of a set without snapshots, to the byte")
@@ -111,7 +115,8 @@ func TestSetForeignIsNotWritten(t *testing.T) {
 	f, err := h.Dir("/d").Open("s.vhds", ops.Write)
 	require.NoError(t, err)
 	h.Freeze()
-	require.ErrorIs(t, SetFormat.CommitSet(f, setTaken(1)), ops.ErrReadOnly)
+	_, err = SetFormat.CommitSet(f, setTaken(1))
+	require.ErrorIs(t, err, ops.ErrReadOnly)
 	require.Zero(t, h.Refused())
 	require.NoError(t, f.Close())
 }
@@ -172,7 +177,13 @@ func setCommitOn(f ops.File, s ops.Set) error {
 		return err
 	}
 	s.Sequence = now.Sequence
-	return SetFormat.CommitSet(f, s)
+	at, err := SetFormat.CommitSet(f, s)
+	if err == nil {
+		if now, err = SetFormat.Set(f); err == nil && now.Sequence != at {
+			err = fmt.Errorf("is at %d, the commit said %d", now.Sequence, at)
+		}
+	}
+	return err
 }
 
 func cutSetCommit(t *testing.T, before []ops.Set, after ops.Set, dropped ...string) (int, error) {

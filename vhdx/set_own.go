@@ -58,6 +58,14 @@ func (o setOwn) current() (*setOwnHeader, int) {
 	return best, slot
 }
 
+// next is the sequence number of the next header; 1 where there is none.
+func (o setOwn) next() uint64 {
+	if h, _ := o.current(); h != nil {
+		return h.seq + 1
+	}
+	return 1
+}
+
 func setOwnHeaders(b []byte) setOwn {
 	var o setOwn
 	for i := range o {
