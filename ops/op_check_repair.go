@@ -13,7 +13,17 @@ import (
 // before it is made, so that they tell of everything that may have been changed, wherever a crash was.
 func (r *Request) repair(ctx context.Context, reports []Report) (Fields, error) {
 	mended := []Anomaly{}
-	err := r.mend(ctx, len(reports[0].Anomalies) == 0, &mended)
+	found, err := r.Library.Inspect(r.Image)
+	switch {
+	case err != nil:
+	case r.damagedSet(found):
+		var a *Anomaly
+		if a, err = r.rebuildSet(); a != nil {
+			mended = append(mended, *a)
+		}
+	default:
+		err = r.mend(ctx, len(reports[0].Anomalies) == 0, &mended)
+	}
 	fields := Fields{{"Mended", mended}}
 	left, lerr := r.checkChain(ctx)
 	if lerr == nil {

@@ -1,0 +1,115 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"vhdfs/test/need"
+)
+
+// A set's snapshots by mkdir, cp, rmdir, mv, rm -r and jq.
+func TestSetLifeFromAShell(t *testing.T) {
+	need.Tool(t, "jq")
+	m := Start(t, t.TempDir())
+	out := m.Shell(t, `
+		fails() { local want=$1; shift; if out=$("$@" 2>&1); then echo "$* worked"; elif [[ $out != *"$want"* ]]; then echo "$*: $out"; fi; }
+		ask() { echo "$2" > "$1"; }
+		put() { printf %s "$1" | dd of=d.vhds/raw conv=notrunc status=none; }
+		echo path=d.vhds size=32M > .vhdfs/create
+		put one
+		exec 3<>d.vhds/raw
+		mkdir d.vhds/snapshots/before
+		put two
+		head -c3 <&3; head -c3 d.vhds/snapshots/before/raw; echo
+		cp d.vhds/snapshots/before/raw $IMAGES/copy.img; head -c3 $IMAGES/copy.img; echo
+		fails 'File exists' mkdir d.vhds/snapshots/before
+		fails 'File exists' ask d.vhds/snapshot before
+		fails 'Invalid argument' ask d.vhds/snapshot 11111111-2222-3333-4444-555555555555
+		fails 'Read-only file system' dd if=/dev/zero of=d.vhds/snapshots/before/raw count=1 conv=notrunc
+		fails 'busy' ask d.vhds/snapshots/before/apply 1
+		fails 'No such file' rmdir d.vhds/snapshots/never
+		fails 'No such file' ask d.vhds/apply 11111111-2222-3333-4444-555555555555
+		fails 'Operation not permitted' touch d.vhds/snapshots/file
+		jq -r '.Label, .Type, (.ParentPathsList | length)' d.vhds/snapshots/before/info.json | xargs
+		id=$(jq -r .SnapshotId d.vhds/snapshots/before/info.json)
+		head -c3 d.vhds/snapshots/${id,,}/raw; echo
+		mv d.vhds/snapshots/before d.vhds/snapshots/monday
+		echo '{"Label":"tuesday"}' > d.vhds/snapshots/monday/info.json
+		ls d.vhds/snapshots
+		exec 3>&-
+		echo keep=later > d.vhds/snapshots/tuesday/apply
+		head -c3 d.vhds/raw; head -c3 d.vhds/snapshots/later/raw; echo
+		fails 'Operation not permitted' rm -r d.vhds/snapshots/later
+		fails 'not empty' rmdir d.vhds/snapshots/later
+		head -c3 d.vhds/snapshots/later/raw; echo
+		exec 4<d.vhds/snapshots/later/raw
+		fails 'busy' ask d.vhds/snapshots/later/delete 1
+		exec 4<&-
+		ask d.vhds/snapshots/later/delete 1
+		fails 'No such file' ask d.vhds/snapshots/later/delete 1
+		ask d.vhds/delete tuesday
+		jq -r '.OptimizeNeeded, (.AllPaths | length)' d.vhds/set.json | xargs
+		exec 3<>d.vhds/raw
+		ask d.vhds/optimize 1
+		exec 3>&-
+		jq -r '.OptimizeNeeded, (.AllPaths | length)' d.vhds/set.json | xargs
+		head -c3 d.vhds/raw; echo
+		head -c8 $IMAGES/d.vhds; stat -c ' %s' $IMAGES/d.vhds; ls $IMAGES | grep -c avhdx`)
+	require.Equal(t, []string{"twoone", "one", "before 1 0", "one", "tuesday", "onetwo", "two", "true 3", "false 1", "one", "vhdsetv1 266240", "1"}, lines(out))
+}
+
+// What is wrong with a set is told: a disk that is gone, one that is another.
+func TestSetsThatAreBroken(t *testing.T) {
+	dir := t.TempDir()
+	m := Start(t, dir)
+	m.Shell(t, `echo path=d.vhds size=32M > .vhdfs/create; mkdir d.vhds/snapshots/a; echo path=o.vhdx size=32M > .vhdfs/create`)
+	m.Stop(t)
+	names, err := filepath.Glob(filepath.Join(dir, "d_*.avhdx"))
+	require.NoError(t, err)
+	require.Len(t, names, 2)
+	m = Start(t, dir)
+	base := strings.TrimSpace(m.Shell(t, `basename "$(jq -r .SnapshotPath d.vhds/snapshots/a/info.json)"`))
+	leaf := strings.TrimSpace(m.Shell(t, `basename "$(jq -r .ActivePath d.vhds/set.json)"`))
+	m.Stop(t)
+	b, err := os.ReadFile(filepath.Join(dir, "o.vhdx"))
+	require.NoError(t, err)
+	own, err := os.ReadFile(filepath.Join(dir, base))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, base), b, 0o600))
+	m = Start(t, dir)
+	out, err := m.Try(t, "bash", `cat d.vhds/raw > /dev/null`)
+	require.Error(t, err)
+	require.Contains(t, out, "Stale file handle")
+	m.Stop(t)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, base), own, 0o600))
+	require.NoError(t, os.Rename(filepath.Join(dir, leaf), filepath.Join(dir, "gone")))
+	m = Start(t, dir)
+	out, err = m.Try(t, "bash", `cat d.vhds/raw > /dev/null`)
+	require.Error(t, err)
+	require.Contains(t, out, "Link has been severed")
+	require.Equal(t, "ENOLINK\n", m.Shell(t, `jq -r .Errno d.vhds/state.json`))
+}
+
+// A guest program writes and verifies while snapshots come and go.
+func TestSetsUnderFio(t *testing.T) {
+	need.Tool(t, "fio")
+	m := Start(t, t.TempDir())
+	out := m.Shell(t, `
+		echo path=d.vhds size=128M > .vhdfs/create
+		fio --name=w --filename=d.vhds/raw --size=96M --rw=randwrite --bs=4k-64k --rate=50m --loops=4 --verify=crc32c --do_verify=1 --verify_fatal=1 \
+			--fsync=64 --output-format=terse > $IMAGES/fio.out 2>&1 & fio=$!
+		for i in $(seq 6); do
+			sleep 0.7
+			mkdir d.vhds/snapshots/s$i
+			sha256sum d.vhds/snapshots/s$i/raw > $IMAGES/sum$i
+			if [ $i -gt 2 ]; then rmdir d.vhds/snapshots/s$((i-2)); echo 1 > d.vhds/optimize; fi
+			sha256sum --quiet -c $IMAGES/sum$i
+		done
+		wait $fio; echo fio $?
+		ls d.vhds/snapshots | xargs`)
+	require.Equal(t, []string{"fio 0", "s5 s6"}, lines(out))
+}
