@@ -91,10 +91,14 @@ func (l *Library) acquire(r Ref, a Access) (*Engine, error) {
 		return e, e.err
 	}
 	<-e.opened
+	st, err = f.Stat() // again: the engine may have seen what others wrote since
 	if err := errors.Join(e.err, f.Close()); err != nil {
 		return nil, err
 	}
-	if err := e.unchanged(st); err != nil {
+	if err == nil {
+		err = e.unchanged(st)
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.release(e))
 	}
 	return e, nil

@@ -115,3 +115,28 @@ func TestSymlinkRace(t *testing.T) {
 	wg.Wait()
 	require.NotZero(t, read)
 }
+
+// Who opens an image while others write and close it opens it: only what somebody else
+// changed is a change.
+func TestOpensBesideWritersOnHost(t *testing.T) {
+	lib, path := onHost(t)
+	store(t, path+"/vms/a.vhdx", parent)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 3000 {
+				h, err := lib.Open(lib.Top("a.vhdx"), ops.Write)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = h.WriteAt([]byte{byte(i)}, int64(i)*512)
+				if err := errors.Join(err, h.Close()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
