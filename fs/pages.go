@@ -258,7 +258,7 @@ func (m *mount) leave(h *contentHandle) bool {
 func (m *mount) rest(v *pages, s stamp) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !v.idle() {
+	if !v.idle() || v.seen == nil { // nil: it began anew since, and the kernel has no pages of it
 		return
 	}
 	if !s.proves(time.Now()) {
