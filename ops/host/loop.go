@@ -16,12 +16,24 @@ import (
 // lies directly on a file: whoever writes to it does so past every lock. Devices
 // that may not be opened are judged by the path that the kernel shows of their
 // file, so that an ordinary user is warned too.
+//
+// A device that a killed vhdfs left there, and that nobody uses, is taken away.
 func LoopOn(id ops.FileID) error {
 	devices, err := loopsOn(id)
-	if err != nil || len(devices) == 0 {
+	if err != nil {
 		return err
 	}
-	return ops.Errorf(ops.ErrBusy, ops.StatusOwned, "loop device %s lies on the file", devices[0])
+	for _, device := range devices {
+		d, ours, err := ourLoop(device)
+		if err != nil {
+			return err
+		}
+		if ours && d.Dead && removeLoop(device, false) == nil {
+			continue
+		}
+		return ops.Errorf(ops.ErrBusy, ops.StatusOwned, "loop device %s lies on the file", device)
+	}
+	return nil
 }
 
 // loopsOn are the devices that lie on a file.
