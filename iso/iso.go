@@ -126,3 +126,6 @@ func anomalies(v volume, size int64) []ops.Anomaly {
 	}
 	return list
 }
+
+// Straight is 0: the file is the disk; see [ops.Straight].
+func (d *Disk) Straight() (int64, error) { return 0, nil }

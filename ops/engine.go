@@ -40,6 +40,8 @@ type Engine struct {
 		movedOn    bool      // its handles went over to another engine
 		left       bool      // it was the active disk of a set, and is not any more
 		merge      *mergeUse // what it is in a merge under way, nil in none
+		pin        *pin      // of the attachment, nil without
+		devices    int       // handles of block devices over raw
 		chain      *Chain    // of the handles, nil before the first
 	}
 	mu struct {

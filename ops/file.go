@@ -63,10 +63,13 @@ type Access uint8
 
 // Read leaves access times alone where the host allows that. NoFollow refuses
 // symbolic links on the whole path: for paths that were read out of an image.
+// ForDevice, to [Library.Open] alone, opens an image for the block device of its
+// attachment, which nobody else may write beside.
 const (
-	Read     Access = 0
-	Write    Access = 1 << 0
-	NoFollow Access = 1 << 1
+	Read      Access = 0
+	Write     Access = 1 << 0
+	NoFollow  Access = 1 << 1
+	ForDevice Access = 1 << 2
 )
 
 // Dir is a directory of the host and all that lies beneath it. Names are

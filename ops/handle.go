@@ -20,6 +20,8 @@ type Handle struct {
 	still    bool   // counted in Engine.use.still
 	former   bool   // opened by the name of an image that is this one now; see formerName
 	terms    *Terms // of an operation, nil for a guest's handle
+	pin      *pin   // of an attachment, nil for all others
+	device   bool   // a block device's over raw; see ForDevice
 	closed   atomic.Bool
 }
 
@@ -30,7 +32,8 @@ type Handle struct {
 // where it is a parent that is in use, or locked by somebody else. Opening writes
 // nothing.
 func (l *Library) Open(r Ref, a Access) (*Handle, error) {
-	h := &Handle{lib: l, ref: r, access: a & NoFollow, write: a&Write != 0}
+	h := &Handle{lib: l, ref: r, access: a & NoFollow, write: a&Write != 0, device: a&ForDevice != 0}
+	a &^= ForDevice
 	if err := h.open(r, a); err != nil {
 		return nil, err
 	}
@@ -122,6 +125,9 @@ func (h *Handle) enterLocked() error {
 	case h.write && use.still > 0:
 		return Errorf(ErrBusy, StatusParentOpen, "%s is read by an operation", e.ref.Path())
 	}
+	if err := h.askPinLocked(); err != nil {
+		return err
+	}
 	if h.terms != nil {
 		if err := h.termsLocked(); err != nil {
 			return err
@@ -161,6 +167,7 @@ func (h *Handle) countLocked(by int) {
 	if h.still {
 		use.still += by
 	}
+	h.countPinLocked(by)
 	if h.terms != nil {
 		h.countOperationLocked(by > 0)
 	} else if h.write && by > 0 {
@@ -210,7 +217,7 @@ func (h *Handle) mayWrite() error {
 	if err := h.askLinks(&Found{Ref: ref, Stat: e.since(), Format: e.format, Size: size, Info: info, Leaf: ref}); err != nil {
 		return err
 	}
-	if ask := h.lib.opts.BeforeWrite; ask != nil {
+	if ask := h.lib.opts.BeforeWrite; ask != nil && (h.pin == nil || !h.pin.adopted) {
 		return ask(e.id)
 	}
 	return nil

@@ -50,7 +50,7 @@ type Op struct {
 
 // All is the table of operations, in the order of the documentation.
 var All = []*Op{
-	opApply, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opFind, opMerge, opOptimize, opRequestStateChange, opResize,
+	opApply, opAttach, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opDetach, opFind, opMerge, opOptimize, opRequestStateChange, opResize,
 	opSet, opSetParent, opSetSnapshot, opSnapshot, opStart, opStop, opValidate, opValidateReservations,
 }
 
@@ -70,6 +70,8 @@ type Request struct {
 	// Stop, if not nil, ends the service that carries the request out; see
 	// [StopTerms]. nil where none runs.
 	Stop func(ctx context.Context, t StopTerms) error
+	// Attacher attaches images; nil where no service runs that would keep them so.
+	Attacher *Attacher
 	// Progress, if not nil, is told how many bytes of all are done, by one
 	// goroutine at a time. The first call says that what was asked for is accepted;
 	// see [Request.Begin].

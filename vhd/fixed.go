@@ -58,3 +58,7 @@ func (d *fixed) Extent(off, max int64) (ops.Extent, error) {
 	}
 	return ops.Extent{Len: min(max, d.Size()-off), Kind: ops.Data, Pos: off}, nil
 }
+
+// Straight is 0: the disk begins with the file, and only the footer follows; see
+// [ops.Straight].
+func (d *fixed) Straight() (int64, error) { return 0, nil }
