@@ -50,6 +50,7 @@ type contentHandle struct {
 	pages  *pages
 	write  bool
 	opener uint32 // the process that opened it
+	device bool   // the daemon itself opened it: for an attached image's block device, or to write back
 }
 
 // content makes the node of a window of an image, by a stat of its file alone.
@@ -192,6 +193,12 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 		}
 		access = ops.Write
 	}
+	caller, known := fuse.FromContext(ctx)
+	device := known && ownThread(caller.Pid)
+	if device && write { // nothing else of the daemon's writes to its own mount
+
+		access |= ops.ForDevice
+	}
 	v, err := c.m.admit(c, write)
 	if err != nil {
 		return nil, err
@@ -203,7 +210,8 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 		return nil, err
 	}
 	h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write}
-	if caller, ok := fuse.FromContext(ctx); ok {
+	h.device = device
+	if known {
 		h.opener = caller.Pid
 	}
 	if err := c.m.settle(c, h, stampOf(disk.Layers())); err != nil {

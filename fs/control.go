@@ -18,12 +18,7 @@ type controlKey struct{ image, op string }
 // control is the file that runs op on an image, or for the service on the image
 // folder: write a request, read the answer.
 func (m *mount) control(op *ops.Op, ref ops.Ref) *textFile {
-	return m.controlAs(controlKey{image: ref.Name, op: op.Name}, op, ref)
-}
-
-// controlAs is control with another key: of one of several files for an operation.
-func (m *mount) controlAs(key controlKey, op *ops.Op, ref ops.Ref) *textFile {
-	c := &call{m: m, key: key, op: op, ref: ref}
+	c := &call{m: m, key: controlKey{image: ref.Name, op: op.Name}, op: op, ref: ref}
 	return &textFile{
 		m:    m,
 		mode: 0o600,
@@ -78,7 +73,7 @@ func (c *call) run(ctx context.Context, caller fuse.Caller, request []byte) (*sp
 		return c.refuse(r, err)
 	}
 	defer c.m.vacate(c.key)
-	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args, Note: c.noter(r), Stop: c.m.stop}
+	r.Request = &ops.Request{Library: c.m.lib, Image: c.ref, Args: args, Note: c.noter(r), Stop: c.m.stop, Attacher: c.m.attacher}
 	if c.op.Sync {
 		began := time.Now()
 		a := c.op.Do(ctx, r.Request)

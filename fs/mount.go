@@ -30,17 +30,19 @@ const (
 
 // mount is one mounted library.
 type mount struct {
-	opts    Options
-	lib     *ops.Library
-	log     *logrus.Logger
-	owner   fuse.Owner
-	dev     uint64          // device number of the mount
-	ctx     context.Context // ends with the mount: operations stop then
-	jobs    *ops.Jobs
-	oplog   *ops.OpLog
-	counted counters
-	started time.Time
-	stopped chan struct{} // closed when a request to stop has succeeded
+	opts  Options
+	lib   *ops.Library
+	log   *logrus.Logger
+	owner fuse.Owner
+	dev   uint64          // device number of the mount
+	ctx   context.Context // ends with the mount: operations stop then
+	jobs  *ops.Jobs
+	// attacher is nil where nothing can be attached.
+	attacher *ops.Attacher
+	oplog    *ops.OpLog
+	counted  counters
+	started  time.Time
+	stopped  chan struct{} // closed when a request to stop has succeeded
 
 	mu struct {
 		sync.Mutex
@@ -87,6 +89,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 		_ = s.Detach() // the first error says why
 		return nil, fmt.Errorf("mount %s: %w", o.MountPoint, err)
 	}
+	m.attach()
 	return s, nil
 }
 

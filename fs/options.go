@@ -57,6 +57,9 @@ type Options struct {
 	// mount, by what they say that they lie on: caches of their own. It is called
 	// on a thread that can only make system calls (see apart).
 	Devices ops.Caches
+	// Loops, if not nil, make block devices of attached images. Without it nothing
+	// can be attached.
+	Loops ops.BlockDevices
 
 	// OnMounted, if not nil, is called with the device number of the mount before
 	// Mount returns: paths that lead there must never be opened as images.

@@ -19,7 +19,16 @@ func (s *Server) Stopped() <-chan struct{} { return s.m.stopped }
 // opens raw any more and no job begins; a stop that fails takes that back, but by force
 // the service ends all the same: the answer tells what was lost.
 func (m *mount) stop(_ context.Context, t ops.StopTerms) error {
-	if err := m.beginStop(t); err != nil || t.Dry {
+	look := t
+	look.Dry = true
+	if err := m.beginStop(look); err != nil || t.Dry {
+		return err
+	}
+	if err := m.detachAll(t.Force); err != nil && !t.Force {
+		return fmt.Errorf("not stopped: %w", err)
+	}
+	if err := m.beginStop(t); err != nil {
+		m.attachAgain()
 		return err
 	}
 	m.jobs.Close()
@@ -59,7 +68,7 @@ func (m *mount) tryBeginStop(t ops.StopTerms) (open []string, err error) {
 	}
 	for _, d := range m.mu.disks {
 		for _, v := range d.windows {
-			if !v.idle() {
+			if v.usedByPrograms() {
 				open = append(open, v.names.image.Path())
 			}
 		}
@@ -72,8 +81,15 @@ func (m *mount) tryBeginStop(t ops.StopTerms) (open []string, err error) {
 	return nil, nil
 }
 
+// usedByPrograms tells whether anybody but the device of an attached image has the
+// view open: devices are taken away before the service ends.
+func (v *pages) usedByPrograms() bool {
+	return v.pending > 0 || slices.ContainsFunc(v.handles, func(h *contentHandle) bool { return !h.device })
+}
+
 // endStop takes beginStop back.
 func (m *mount) endStop() {
+	m.attachAgain()
 	m.jobs.Reopen()
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -15,6 +15,9 @@ func (s *Server) serve() {
 	s.loop.serve(s.cancel)
 	s.m.jobs.Close()
 	s.m.closeAll()
+	if err := s.m.detachAll(true); err != nil {
+		s.m.log.WithError(err).Error("devices of a mount that is gone")
+	}
 	_ = s.loop.dev.close() // of a connection that is gone
 }
 
@@ -66,7 +69,8 @@ func (s *Server) Detach() error {
 func (s *Server) Shutdown() error {
 	s.cancel()
 	s.m.jobs.Close()
-	err := s.m.flushAll()
+	err := s.m.detachAll(true)
+	err = errors.Join(err, s.m.flushAll())
 	if s.Unmount() == nil {
 		s.Wait()
 		return err

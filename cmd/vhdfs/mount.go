@@ -85,7 +85,7 @@ func mountAndServe(c *cli.Context, images, mnt string) error {
 }
 
 func mountOptions(c *cli.Context, log *logrus.Logger) (o fs.Options, cache int64, err error) {
-	o = fs.Options{Ops: ops.All, Devices: host.LoopCaches{}, ReadOnly: c.Bool("read-only"), AllowOther: c.Bool("allow-other"), Log: log}
+	o = fs.Options{Ops: ops.All, Devices: host.LoopCaches{}, Loops: host.Loops{}, ReadOnly: c.Bool("read-only"), AllowOther: c.Bool("allow-other"), Log: log}
 	if o.Cache, err = fs.ParseCacheMode(c.String("cache")); err != nil {
 		return o, 0, err
 	}
@@ -144,6 +144,10 @@ func waitForEnd(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal,
 	case <-server.Stopped():
 		why = "request to stop"
 	case s := <-signals:
+		if err := server.DetachDevices(false); err != nil {
+			log.WithError(err).WithField("signal", s.String()).Warn("a device is in use, and the service goes on; another signal ends it all the same")
+			return waitForForce(server, log, signals, gone)
+		}
 		why = s.String()
 	}
 	if err := notify("STOPPING=1"); err != nil {
@@ -153,6 +157,19 @@ func waitForEnd(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal,
 		return nil
 	}
 	log.WithField("reason", why).Info("unmounting")
+	return shutdown(server, signals)
+}
+
+// waitForForce is waitForEnd after a signal that found devices in use: the next
+// signal ends the service whoever uses them.
+func waitForForce(server *fs.Server, log *logrus.Logger, signals <-chan os.Signal, gone <-chan struct{}) error {
+	select {
+	case <-gone:
+		return nil
+	case <-server.Stopped():
+	case s := <-signals:
+		log.WithField("signal", s.String()).Warn("unmounting, with devices in use")
+	}
 	return shutdown(server, signals)
 }
 

@@ -1,0 +1,73 @@
+package fs
+
+import (
+	"path/filepath"
+
+	"vhdfs/ops"
+)
+
+// devices are the block devices of a mount: those of the machine, laid and taken
+// away apart. The kernel may wait for answers of this very daemon meanwhile: it
+// opens raw, looks for partitions, and writes back what it holds.
+type devices struct {
+	ops.BlockDevices
+	m *mount
+}
+
+var _ ops.Devices = devices{}
+
+// LayRaw implements [ops.Devices]. What opens raw from a thread of the daemon's is
+// the device: see content.open.
+func (d devices) LayRaw(image ops.Ref, t ops.DeviceTerms) (string, error) {
+	t.On = ops.FileID{Dev: d.m.dev}
+	return d.LayFile(filepath.Join(d.m.opts.MountPoint, image.Name, "raw"), t)
+}
+
+// LayFile implements [ops.Devices].
+func (d devices) LayFile(path string, t ops.DeviceTerms) (device string, err error) {
+	err = apart(func() error {
+		device, err = d.Lay(path, t)
+		return err
+	})
+	return device, err
+}
+
+// Remove implements [ops.Devices].
+func (d devices) Remove(device string, force bool) error {
+	return apart(func() error { return d.BlockDevices.Remove(device, force) })
+}
+
+// attach lets the mount attach images, and settles what an earlier one left.
+func (m *mount) attach() {
+	if m.opts.Loops == nil {
+		return
+	}
+	m.attacher = ops.NewAttacher(m.lib, devices{m.opts.Loops, m}, m.opts.ReadOnly)
+	notes, err := m.attacher.Adopt()
+	for _, n := range notes {
+		m.log.Info("devices of a service that was killed: " + n)
+	}
+	if err != nil {
+		m.log.WithError(err).Error("devices of a service that was killed")
+	}
+}
+
+// detachAll takes every device away; by force also those that are in use, which
+// fail from then on.
+func (m *mount) detachAll(force bool) error {
+	if m.attacher == nil {
+		return nil
+	}
+	return m.attacher.DetachAll(force)
+}
+
+// attachAgain lets images be attached, after a detachAll that was not the end.
+func (m *mount) attachAgain() {
+	if m.attacher != nil {
+		m.attacher.Reopen()
+	}
+}
+
+// DetachDevices detaches every image. ErrBusy names the devices that are in use;
+// unless forced the service goes on with those.
+func (s *Server) DetachDevices(force bool) error { return s.m.detachAll(force) }
