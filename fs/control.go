@@ -18,7 +18,12 @@ type controlKey struct{ image, op string }
 // control is the file that runs op on an image, or for the service on the image
 // folder: write a request, read the answer.
 func (m *mount) control(op *ops.Op, ref ops.Ref) *textFile {
-	c := &call{m: m, key: controlKey{image: ref.Name, op: op.Name}, op: op, ref: ref}
+	return m.controlAs(controlKey{image: ref.Name, op: op.Name}, op, ref)
+}
+
+// controlAs is control with another key: of one of several files for an operation.
+func (m *mount) controlAs(key controlKey, op *ops.Op, ref ops.Ref) *textFile {
+	c := &call{m: m, key: key, op: op, ref: ref}
 	return &textFile{
 		m:    m,
 		mode: 0o600,

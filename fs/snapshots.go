@@ -164,9 +164,8 @@ func (m *mount) snapshotRows(ref ops.Ref, id string) ([]row, error) {
 	}
 	for _, op := range m.opts.Ops {
 		if op.Snapshot && op.Name != "set-snapshot" && (op.Can == nil || op.Can(found)) && (op.Name != "apply" || n.Path != "") {
-			own := op.On(id)
-			t := m.control(own, ref)
-			rows = append(rows, small(op.Name, t))
+			key := controlKey{image: ref.Name, op: id + "/" + op.Name}
+			rows = append(rows, small(op.Name, m.controlAs(key, op.On(id), ref)))
 		}
 	}
 	return rows, nil

@@ -186,6 +186,9 @@ func (h *Handle) askMerge() error {
 			return err
 		}
 	}
+	if h.set != nil {
+		return Errorf(ErrBusy, StatusOwned, "%s: optimize of the set was broken off: run it again", h.set.Ref.Path())
+	}
 	return p.refusal(e.ref.Path())
 }
 

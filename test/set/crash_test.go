@@ -31,6 +31,7 @@ func (s *scene) content() content {
 type change struct {
 	name string
 	open bool // a guest has the disk open for writing
+	late bool // and writes just before, without a flush: only what is there in the end is judged
 	do   func(s *scene) error
 }
 
@@ -52,28 +53,29 @@ func remove(l string) func(s *scene) error {
 func changes() []change {
 	optimize := func(s *scene) error { return s.ask("optimize", setName, "") }
 	return []change{
-		{"first snapshot", true, take("a")},
-		{"second snapshot", true, take("b")},
-		{"second snapshot, nobody there", false, take("b")},
-		{"apply", false, func(s *scene) error {
+		{name: "first snapshot", open: true, do: take("a")},
+		{name: "second snapshot", open: true, do: take("b")},
+		{name: "second snapshot, nobody there", open: false, do: take("b")},
+		{name: "snapshot of what was not flushed", open: true, late: true, do: take("b")},
+		{name: "apply", open: false, do: func(s *scene) error {
 			s.leaf = bytes.Clone(s.snaps["s1"])
 			return s.ask("apply", setName, "s1")
 		}},
-		{"apply keep", false, func(s *scene) error {
+		{name: "apply keep", open: false, do: func(s *scene) error {
 			s.snaps["k"] = s.leaf
 			s.leaf = bytes.Clone(s.snaps["s1"])
 			return s.ask("apply", setName, "snapshot=s1 keep=k")
 		}},
-		{"delete", true, remove("s2")},
-		{"delete as reference", true, func(s *scene) error {
+		{name: "delete", open: true, do: remove("s2")},
+		{name: "delete as reference", open: true, do: func(s *scene) error {
 			delete(s.snaps, "s2")
 			s.refs["s2"] = true
 			return s.ask("delete", setName, "s2 persist=true")
 		}},
-		{"delete the last", false, remove("s1")},
-		{"optimize, the leaf goes", true, optimize},
-		{"optimize, a middle disk goes", true, optimize},
-		{"optimize, a thrown away tip", false, optimize},
+		{name: "delete the last", open: false, do: remove("s1")},
+		{name: "optimize, the leaf goes", open: true, do: optimize},
+		{name: "optimize, a middle disk goes", open: true, do: optimize},
+		{name: "optimize, a thrown away tip", open: false, do: optimize},
 	}
 }
 
@@ -163,6 +165,9 @@ func cut(t *testing.T, c change, limit int, dropped ...string) (int, error) {
 		s.host.DropSync(l)
 	}
 	s.host.Record()
+	if c.late {
+		require.NoError(t, s.write(rand.New(rand.NewPCG(6, 6))))
+	}
 	require.NoError(t, c.do(s))
 	s.host.Ack("done", nil)
 	r.Events = s.host.Events()
@@ -174,7 +179,7 @@ func cut(t *testing.T, c change, limit int, dropped ...string) (int, error) {
 	}
 	every, n, tried := max(1, all/limit), 0, 0
 	err = r.Each(9, func(st *crash.State) error {
-		if n++; n%every != 0 {
+		if n++; n%every != 0 && !c.late || c.late && st.At < len(r.Events) {
 			return nil
 		}
 		tried++

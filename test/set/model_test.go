@@ -90,7 +90,7 @@ func (s *scene) write(rng *rand.Rand) error {
 		return err
 	}
 	n := (rng.Int64N(300) + 1) * 512
-	off := rng.Int64N((diskSize-n)/512) * 512
+	off := rng.Int64N((int64(len(s.leaf))-n)/512) * 512
 	b := bytes.Repeat([]byte{byte(rng.IntN(255) + 1)}, int(n))
 	s.trace = append(s.trace, fmt.Sprintf("write %d at %d", n, off))
 	if rng.IntN(4) == 0 {
@@ -101,6 +101,15 @@ func (s *scene) write(rng *rand.Rand) error {
 	copy(s.leaf[off:], b)
 	_, err := s.disk.WriteAt(b, off)
 	return err
+}
+
+func (s *scene) resize(size int64) error {
+	if size < int64(len(s.leaf)) {
+		s.leaf = bytes.Clone(s.leaf[:size])
+	} else {
+		s.leaf = append(bytes.Clone(s.leaf), make([]byte, size-int64(len(s.leaf)))...)
+	}
+	return s.ask("resize", setName, fmt.Sprintf("size=%d unsafe=true", size))
 }
 
 // labels are those of snapshots, references too if asked.
@@ -124,6 +133,8 @@ func (s *scene) newLabel() string { s.made++; return fmt.Sprintf("s%d", s.made) 
 func (s *scene) step(rng *rand.Rand) error {
 	labels := s.labels(false)
 	switch n := rng.IntN(20); {
+	case n < 1:
+		return s.resize(diskSize + rng.Int64N(3)<<19)
 	case n < 8:
 		return s.write(rng)
 	case n < 9 && s.disk != nil:
