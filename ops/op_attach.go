@@ -46,7 +46,7 @@ func canAttach(f *Found) bool {
 
 // errNoService is the answer where nobody would hold the image.
 func errNoService() error {
-	return Errorf(ErrState, 0, "no service runs here that would keep the image attached: a mount does")
+	return Errorf(errors.ErrUnsupported, 0, "only a mount can keep an image attached, and none shows this one: vhdfs mount")
 }
 
 // attachTerms reads what was asked for.
