@@ -62,9 +62,6 @@ func opened(flags int) func(*testing.T, string) func() {
 
 func attached(request string) func(*testing.T, string) func() {
 	return func(t *testing.T, dir string) func() {
-		if _, err := os.Stat(filepath.Join(dir, "attach")); err != nil {
-			t.Skip("nothing can be attached yet")
-		}
 		need.Loop(t)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "attach"), []byte(request), 0))
 		return func() { require.NoError(t, os.WriteFile(filepath.Join(dir, "detach"), []byte("1"), 0)) }
