@@ -262,9 +262,17 @@ func (h *Handle) Close() error {
 	h.lib.mu.Lock()
 	e := h.engine()
 	h.countLocked(-1)
+	var chain *Chain
+	if len(e.use.handles) == 0 { // the engine may stay, as somebody's parent
+		chain, e.use.chain = e.use.chain, nil
+	}
 	h.lib.freedLocked()
 	h.lib.mu.Unlock()
-	return errors.Join(h.lib.release(e), h.lib.closeFormer())
+	err := h.lib.release(e)
+	if chain != nil {
+		err = errors.Join(err, h.lib.releaseParents(chain.layers()[1:]))
+	}
+	return errors.Join(err, h.lib.closeFormer())
 }
 
 // call runs one request: refused on a closed handle, and a panic in it ends the

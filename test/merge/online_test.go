@@ -151,6 +151,18 @@ func TestLeafInUse(t *testing.T) {
 	}
 }
 
+// An image between that was read, and is closed again, is in nobody's way.
+func TestLeafInUseAfterAReader(t *testing.T) {
+	s := terms{format: vhdx.Format, sector: 512, depth: 4, source: 3, dest: 1}.scene(1)
+	lib := library(s.lay())
+	w, err := lib.Open(ref(lib, s.line[3].path), ops.Write)
+	require.NoError(t, err)
+	_, err = read(lib, s.line[2].path)
+	require.NoError(t, err)
+	require.NoError(t, merge(lib, s.line[3].path, s.request()).Err)
+	require.NoError(t, errors.Join(w.Close(), lib.Close()))
+}
+
 // movedOn asks what holds while handles of a merged leaf are open.
 func (s *scene) movedOn(t *testing.T, lib *ops.Library, model []byte, w, r *ops.Handle) {
 	t.Helper()
