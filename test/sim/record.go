@@ -163,6 +163,10 @@ func (h *Host) Stored(e Event) []byte {
 // applyEntryLocked carries out a change of directory entries.
 func (h *Host) applyEntryLocked(e Event) {
 	dir := h.nodes[e.Dir]
+	if e.Op == OpRename {
+		h.applyRenameLocked(e, dir)
+		return
+	}
 	if dir == nil {
 		return
 	}
@@ -174,14 +178,35 @@ func (h *Host) applyEntryLocked(e Event) {
 		if dir.children[name] == h.nodes[e.File] {
 			delete(dir.children, name)
 		}
-	case OpRename:
-		to, n := h.nodes[e.ToDir], h.nodes[e.File]
-		if to == nil || n == nil || dir.children[name] != n {
-			return
-		}
-		delete(dir.children, name)
-		to.children[path.Base(e.To)] = n
 	}
+}
+
+// applyRenameLocked gives a file another name. dir, where it was, may be nil.
+func (h *Host) applyRenameLocked(e Event, dir *node) {
+	to, name := h.nodes[e.ToDir], path.Base(e.Path)
+	if to == nil {
+		return
+	}
+	n := h.nodes[e.File]
+	switch {
+	case n != nil && dir != nil && dir.children[name] == n:
+		delete(dir.children, name)
+	case n != nil && h.namedLocked(n):
+		return
+	}
+	to.children[path.Base(e.To)] = h.inodeLocked(e)
+}
+
+// namedLocked tells whether a file has a name.
+func (h *Host) namedLocked(n *node) bool {
+	for _, d := range h.nodes {
+		for _, child := range d.children {
+			if child == n {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // inodeLocked is the file of an event, made where it is not there.

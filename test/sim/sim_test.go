@@ -259,6 +259,11 @@ func TestApplySubset(t *testing.T) {
 	require.Equal(t, "one", string(got))
 
 	c = base.Clone()
+	require.NoError(t, c.Apply(ev[5]))
+	_, err = c.ReadFile("/vms/a")
+	require.NoError(t, err, "a name that is durable has a file")
+
+	c = base.Clone()
 	require.NoError(t, c.Apply(ev[2]), "a write to a file that never came to be")
 	_, err = c.ReadFile("/vms/a")
 	require.ErrorIs(t, err, fs.ErrNotExist)
