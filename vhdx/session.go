@@ -106,6 +106,7 @@ func (w *Writer) showLocked() error {
 // DataWriteGuid. In this order, each step durable before the next:
 //
 //	look for overlaps in the BAT                 nothing was changed
+//	what was read is durable                     who wrote it may have failed before its sync
 //	header with a new FileWriteGuid              same content, same log
 //	replay of a dirty log, if there is one       a crash repeats it
 //	header with LogGuid zero                     as far as there was a dirty log
@@ -121,6 +122,10 @@ func (w *Writer) beginLocked(link ops.GUID) error {
 	}
 	h := w.headers.current
 	if !w.newFile {
+		// Else a header that nobody synced would stand alone while the other is written.
+		if err := w.syncLocked("vhdx.header.found"); err != nil {
+			return err
+		}
 		h.fileWrite = ops.NewGUID()
 		if err := w.putHeaderLocked(h, "vhdx.header.file"); err != nil {
 			return err

@@ -122,15 +122,16 @@ func aim(r *crash.Recording, label string) []crash.Options {
 	return []crash.Options{{After: last}, {After: last - 60}}
 }
 
-// created are the syncs of images that have no name yet.
-var created = []string{"vhd.create", "vhdx.create"}
+// elsewhere are the syncs of images that have no name yet, and one that is needed
+// only after a header that could not be written: TestFailedHeaders in test/fault.
+var elsewhere = []string{"vhd.create", "vhdx.create", "vhdx.header.found"}
 
 // Each sync of the formats is needed: with it dropped some state breaks a
 // promise. The lines that this prints stand in docs/durability.md.
 func TestEveryDroppedSyncIsSeen(t *testing.T) {
 	met := meetings(t)
 	for _, label := range syncLabels(t, "../../vhd", "../../vhdx") {
-		if slices.Contains(created, label) || strings.HasPrefix(label, "vhds.") { // those of sets are cut beside their code
+		if slices.Contains(elsewhere, label) || strings.HasPrefix(label, "vhds.") { // those of sets are cut beside their code
 			continue
 		}
 		t.Run(label, func(t *testing.T) {

@@ -122,14 +122,43 @@ func (c *cover) asksForAll(t *testing.T) {
 	}
 }
 
-// A header that fails may stand there all the same, and name a log: the ring is
-// not written over before another header is there. A disk whose block table moves
-// begins a second log in its session.
-func TestFailedHeadersNameNoLostLog(t *testing.T) {
-	list := kinds.All()
-	k := list[slices.IndexFunc(list, func(k kinds.Kind) bool { return k.Name == "vhdx differencing, full table" })]
-	s, p := k.Prepare(t)
-	q := crash.Sequence{k.Steps[slices.IndexFunc(k.Steps, func(s crash.Step) bool { return s.Name == "grow" })]}
+// A header that fails may stand there all the same. It may name a log: the ring is
+// not written over before another header is there. And who opens the image next may
+// find it, though no sync covered it: the copy that is durable is not touched before
+// it is, too. A disk whose block table moves begins a second log in its session.
+func TestFailedHeaders(t *testing.T) {
+	for _, tt := range []struct {
+		kind    string
+		steps   []string
+		headers int // writes of one, at least
+	}{
+		{"vhdx differencing, full table", []string{"grow"}, 4},
+		{"vhdx dynamic", []string{"write over a border", "reopen", "rewrite"}, 4},
+		{"vhdx with a dirty log", []string{"write over a border", "kill", "rewrite"}, 4},
+	} {
+		t.Run(tt.kind, func(t *testing.T) {
+			t.Parallel()
+			list := kinds.All()
+			k := list[slices.IndexFunc(list, func(k kinds.Kind) bool { return k.Name == tt.kind })]
+			s, p := k.Prepare(t)
+			failHeaders(t, s, p, sequence(t, k, tt.steps...), tt.headers)
+		})
+	}
+}
+
+func sequence(t *testing.T, k kinds.Kind, names ...string) (q crash.Sequence) {
+	t.Helper()
+	all := slices.Concat(crash.Steps, k.Steps)
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(s crash.Step) bool { return s.Name == name })
+		require.GreaterOrEqual(t, i, 0, name)
+		q = append(q, all[i])
+	}
+	return q
+}
+
+func failHeaders(t *testing.T, s *crash.Subject, p *crash.Prepared, q crash.Sequence, atLeast int) {
+	t.Helper()
 	calls, err := Calls(s, p, q)
 	require.NoError(t, err)
 	headers := 0
@@ -140,10 +169,10 @@ func TestFailedHeadersNameNoLostLog(t *testing.T) {
 		headers++
 		for _, f := range Faults() {
 			if f.Short {
-				_, err := Inject(s, p, q, call.N, f, 3)
+				_, err := Inject(s, p, q, call.N, f, 60)
 				require.NoError(t, err, "call %d, %s: %s", call.N, site(call), f)
 			}
 		}
 	}
-	require.Greater(t, headers, 3)
+	require.GreaterOrEqual(t, headers, atLeast)
 }
