@@ -246,6 +246,8 @@ func ourLoop(device string) (ops.Device, bool, error) {
 	switch {
 	case errors.Is(err, unix.ENXIO), errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return ops.Device{}, false, nil
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EIO):
+		return ops.Device{}, false, nil // over a file of a dead mount, ours or another's: it cannot say what it is
 	case err != nil:
 		return ops.Device{}, false, fmt.Errorf("loop device %s: %w", device, err)
 	}
