@@ -61,6 +61,9 @@ func (w *Writer) Compact(ctx context.Context, o ops.CompactOptions) (ops.Compact
 	w.mu.RLock()
 	c.r.After = w.fileSize
 	w.mu.RUnlock()
+	if err == nil && c.r.After == c.r.Before {
+		err = w.sync("vhdx.cut") // nothing was cut: whoever left it that long may not have synced
+	}
 	if err == nil {
 		c.step(c.all - c.done)
 	}

@@ -86,16 +86,9 @@ func isPath(k ops.ArgKind) bool {
 
 // ask sends the request to the service of a mount point.
 func (q *request) ask(typed string) error {
-	mnt, err := filepath.Abs(typed)
+	mnt, err := ourMountPoint(typed)
 	if err != nil {
 		return err
-	}
-	ours, err := isMountPoint(mnt)
-	if err != nil {
-		return err
-	}
-	if !ours {
-		return notMountPoint(typed)
 	}
 	q.mnt, q.image = mnt, hostPathOf(q.mounts, mnt)
 	return nil

@@ -44,16 +44,9 @@ func umountCommand() *cli.Command {
 
 // umount asks the daemon to stop and waits for its end.
 func umount(typed string, force bool) error {
-	mnt, err := filepath.Abs(typed)
+	mnt, err := ourMountPoint(typed)
 	if err != nil {
 		return err
-	}
-	ours, err := isMountPoint(mnt)
-	if err != nil {
-		return err
-	}
-	if !ours {
-		return notMountPoint(typed)
 	}
 	if force {
 		return cutOff(mnt)
@@ -184,6 +177,23 @@ func waitForExit(pidfd, pid int) error {
 			return nil
 		}
 	}
+}
+
+// ourMountPoint is the absolute path of what was typed, which has to be the mount
+// point of a mount of ours.
+func ourMountPoint(typed string) (string, error) {
+	mnt, err := filepath.Abs(typed)
+	if err != nil {
+		return "", err
+	}
+	ours, err := isMountPoint(mnt)
+	if err != nil {
+		return "", err
+	}
+	if !ours {
+		return "", notMountPoint(typed)
+	}
+	return mnt, nil
 }
 
 // isMountPoint tells whether a vhdfs is mounted on this very directory. It asks
