@@ -148,7 +148,7 @@ func (a *applying) change() (err error) {
 		return Wrapf(err, ErrParentMissing, StatusParentNotFound, "%q of snapshot %q of %s", a.to.Path, a.to.Name(), s.ref.Path())
 	}
 	defer func() { err = errors.Join(err, lib.release(base)) }()
-	if err := s.newLeaf(a.leaf, base, time.Now()); err != nil {
+	if _, err := s.newLeaf(a.leaf, base, time.Now()); err != nil {
 		return err
 	}
 	to, err := s.openLeaf(a.leaf)

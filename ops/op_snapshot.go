@@ -149,7 +149,8 @@ var errOtherLink = errors.New("the active disk was written for the first time me
 
 func (s *setInUse) tryTake(o *Operation, n *SetSnapshot, leaf string) (err error) {
 	from := o.engine()
-	if err := s.newLeaf(leaf, from, time.Now()); err != nil {
+	info, err := s.newLeaf(leaf, from, time.Now())
+	if err != nil {
 		return err
 	}
 	to, err := s.openLeaf(leaf)
@@ -165,7 +166,6 @@ func (s *setInUse) tryTake(o *Operation, n *SetSnapshot, leaf string) (err error
 	if err := o.Launder(); err != nil {
 		return err
 	}
-	info := o.Info()
 	next := s.next()
 	n.Path, n.Created = next.Leaf, time.Now().UTC().Truncate(time.Millisecond)
 	n.Parent = next.above(s.filesOf(o.chain.layers()[1:]))

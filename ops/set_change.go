@@ -181,24 +181,26 @@ func (t *target) behindSet() error {
 }
 
 // newLeaf makes an empty disk that is made from base: one of the set's files that
-// it lists already. After a crash it is there, or not: the set does not use it.
-func (s *setInUse) newLeaf(name string, base *Engine, now time.Time) error {
+// it lists already. After a crash it is there, or not: the set does not use it. It
+// answers what base said of itself then: the disk records that LinkID, which a
+// guest's first write changes.
+func (s *setInUse) newLeaf(name string, base *Engine, now time.Time) (Info, error) {
 	info, size, err := base.describe()
 	if err != nil {
-		return err
+		return info, err
 	}
 	st, err := base.file.Stat()
 	if err != nil {
-		return err
+		return info, err
 	}
 	ref := s.beside(name)
 	relative, err := relativePath(ref.Path(), base.ref.Path())
 	if err != nil {
-		return err
+		return info, err
 	}
 	spec := CreateSpec{Type: Differencing, Size: size, LogicalSector: info.LogicalSector, PhysicalSector: info.PhysicalSector, Now: now,
 		Parent: &CreateParent{LinkID: info.LinkID, DiskID: info.DiskID, Timestamp: st.Mtime, Relative: relative, Absolute: base.ref.Path()}}
-	return makeFile(ref, func(f File) error { return errors.Join(base.format.Create(f, spec), syncTemporary(ref)) })
+	return info, makeFile(ref, func(f File) error { return errors.Join(base.format.Create(f, spec), syncTemporary(ref)) })
 }
 
 // openLeaf takes the engine of a disk that nobody else knows, for writing.
