@@ -220,6 +220,7 @@ func TestDroppedSyncsOfSetsAreSeen(t *testing.T) {
 func TestSetsLosePower(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			n, err := cut(t, c, 12*sequences(t))
 			require.NoError(t, err)
 			t.Logf("%d states", n)

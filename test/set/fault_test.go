@@ -17,6 +17,7 @@ import (
 func TestSetsWithFaults(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			calls := callsOf(t, c)
 			every := max(1, calls/(3*sequences(t)))
 			for k := 1; k <= calls; k += every {
