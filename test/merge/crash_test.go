@@ -50,7 +50,7 @@ func (s *scene) resume(h *sim.Host) error {
 	for i := s.source; !exists(h, at); i-- {
 		at, request = s.line[i].path, "1"
 	}
-	_, readErr := read(lib, at)
+	readErr := opens(lib, at)
 	if at == s.line[s.dest].path || s.keep && errors.Is(readErr, ops.ErrParentMismatch) {
 		// Without a source, or with one that is cut off, there may be nothing to do.
 		p, err := lib.MergePending(ref(lib, at))
@@ -84,15 +84,11 @@ func (s *scene) judgeReads(lib *ops.Library, h *sim.Host) error {
 		if i >= s.dest && i <= s.source {
 			continue
 		}
-		got, err := read(lib, im.path)
-		if err == nil {
-			err = same(got, im.reads())
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", im.path, err)
+		if err := shows(lib, im.path, im.reads()); err != nil {
+			return err
 		}
 	}
-	_, sourceErr := read(lib, source.path)
+	sourceErr := opens(lib, source.path)
 	for i := s.dest; i <= s.source; i++ {
 		im := s.line[i]
 		got, err := read(lib, im.path)
@@ -106,12 +102,13 @@ func (s *scene) judgeReads(lib *ops.Library, h *sim.Host) error {
 		if i == s.dest && err != nil {
 			err = same(got, source.reads())
 		}
+		free(got)
 		if err != nil {
 			return fmt.Errorf("%s: %w", im.path, err)
 		}
 	}
 	if sourceErr != nil {
-		if _, err := read(lib, dest.path); err != nil {
+		if err := opens(lib, dest.path); err != nil {
 			return fmt.Errorf("neither source nor destination opens: %w", errors.Join(sourceErr, err))
 		}
 	}
@@ -142,17 +139,15 @@ func (s *scene) judgeOthers(h *sim.Host) error {
 	lib := library(h)
 	source := s.line[s.source]
 	if got, err := read(lib, source.path); err == nil {
-		if err := same(got, source.reads()); err != nil {
+		err := same(got, source.reads())
+		free(got)
+		if err != nil {
 			return fmt.Errorf("%s: %w", source.path, err)
 		}
 	}
 	for _, k := range s.kids() {
-		got, err := read(lib, k.path)
-		if err == nil {
-			err = same(got, k.reads())
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", k.path, err)
+		if err := shows(lib, k.path, k.reads()); err != nil {
+			return err
 		}
 	}
 	return lib.Close()
