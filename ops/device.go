@@ -48,8 +48,8 @@ type BlockDevices interface {
 	// Remove makes what was written to a device durable in its file, as far as the
 	// file goes, and takes the device away. ErrBusy, with nothing changed, while
 	// another program uses it, after a second's waiting for those that only have a
-	// look; with force it goes when they close it. A device that is not ours any
-	// more is no error.
+	// look; with force it goes when they close it. A device that this program did not
+	// lay, nor one that has ended, stays, and is no error: it is not ours any more.
 	Remove(device string, force bool) error
 	// User says who uses a device: "is mounted on" where it, or a partition of it, is.
 	User(device string) string

@@ -49,8 +49,8 @@ func loopsOn(id ops.FileID) ([]string, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO):
 			continue // detached meanwhile, or its file has no name any more
-		case errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.EIO):
-			continue // its file cannot be asked what it is: that of a mount whose daemon is dead
+		case mute(err):
+			continue
 		case err != nil:
 			return nil, fmt.Errorf("loop device %s: %w", device, err)
 		case on == id:

@@ -21,7 +21,8 @@ import (
 //	vhdfs:WAY:PROCESS:START:NAMESPACE
 //
 // with the process that laid it, when that began, in ticks since the machine did,
-// and the namespace in which its number counts.
+// and the namespace in which its number counts. See [loopRecord] for devices that
+// cannot say it any more.
 type Loops struct{}
 
 var _ ops.BlockDevices = Loops{}
@@ -124,6 +125,11 @@ func configure(device string, c *unix.LoopConfig) error {
 		return notPermitted(device, err)
 	}
 	err = retry(func() error { return unix.IoctlLoopConfigure(fd, c) })
+	if err == nil {
+		if err = recordLoop(device, c); err != nil {
+			err = errors.Join(err, unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0))
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", device, err)
 	}
@@ -164,15 +170,15 @@ func removeLoop(device string, force bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	info, err := unix.IoctlLoopGetStatus64(fd)
+	d, owner, err := describeLoop(fd, device)
 	if errors.Is(err, unix.ENXIO) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if _, ours := parseLoopName(info); !ours {
-		return nil
+	if mine, err := thisProgram(); err != nil || d.Path == "" || !d.Dead && owner != mine {
+		return err
 	}
 	if err := retry(func() error { return unix.Fsync(fd) }); err != nil && !force {
 		return err
@@ -181,7 +187,7 @@ func removeLoop(device string, force bool) (err error) {
 		return err
 	}
 	now, err := unix.IoctlLoopGetStatus64(fd)
-	if errors.Is(err, unix.ENXIO) || err == nil && force {
+	if errors.Is(err, unix.ENXIO) || force {
 		return nil // it goes when this, or the last other descriptor, is closed
 	}
 	if err != nil {
@@ -235,30 +241,50 @@ func (Loops) Ours() ([]ops.Device, error) {
 	return list, nil
 }
 
-// ourLoop is what a device says of itself; false for one that is not ours, or that
-// we may not open.
+// ourLoop is what is known of a device; false for one that is not ours, or that we
+// may not open.
 func ourLoop(device string) (ops.Device, bool, error) {
-	var info *unix.LoopInfo64
+	var d ops.Device
 	err := withDevice(device, unix.O_RDONLY, func(fd int) (err error) {
-		info, err = unix.IoctlLoopGetStatus64(fd)
+		d, _, err = describeLoop(fd, device)
 		return err
 	})
 	switch {
 	case errors.Is(err, unix.ENXIO), errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		return ops.Device{}, false, nil
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EIO):
-		return ops.Device{}, false, nil // over a file of a dead mount, ours or another's: it cannot say what it is
 	case err != nil:
 		return ops.Device{}, false, fmt.Errorf("loop device %s: %w", device, err)
 	}
-	name, ours := parseLoopName(info)
-	if !ours {
-		return ops.Device{}, false, nil
+	return d, d.Path != "", nil
+}
+
+// describeLoop is an open device of ours and the program that laid it; a zero Device
+// for one of somebody else's, or that nobody can tell whose it is. ENXIO: it has no
+// file.
+func describeLoop(fd int, device string) (d ops.Device, owner string, err error) {
+	info, err := unix.IoctlLoopGetStatus64(fd)
+	var r loopRecord
+	switch {
+	case err == nil:
+		r.Name, r.ReadOnly = unix.ByteSliceToString(info.File_name[:]), info.Flags&unix.LO_FLAGS_READ_ONLY != 0
+		d.On = ops.FileID{Dev: info.Device, Ino: info.Inode}
+	case mute(err):
+		r, _ = recordOf(device)
+	default:
+		return ops.Device{}, "", err
 	}
-	return ops.Device{
-		Path: device, Way: name.way, ReadOnly: info.Flags&unix.LO_FLAGS_READ_ONLY != 0,
-		On: ops.FileID{Dev: info.Device, Ino: info.Inode}, Dead: name.dead(),
-	}, true, nil
+	o, ours := parseLoopName(r.Name)
+	if !ours {
+		return ops.Device{}, "", nil
+	}
+	d.Path, d.Way, d.ReadOnly, d.Dead = device, o.way, r.ReadOnly, o.dead()
+	return d, o.program(), nil
+}
+
+// mute tells that a device lies over a file that cannot be asked what it is: that of
+// a mount whose daemon is dead.
+func mute(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.EIO)
 }
 
 // loopOwner is who laid a device.
@@ -267,13 +293,16 @@ type loopOwner struct {
 	process, start, namespace string
 }
 
-func parseLoopName(info *unix.LoopInfo64) (loopOwner, bool) {
-	f := strings.Split(unix.ByteSliceToString(info.File_name[:]), ":")
+func parseLoopName(name string) (loopOwner, bool) {
+	f := strings.Split(name, ":")
 	if len(f) != 5 || f[0] != loopName {
 		return loopOwner{}, false
 	}
 	return loopOwner{ops.Way(f[1]), f[2], f[3], f[4]}, true
 }
+
+// program is the part of a device's name that [thisProgram] gives.
+func (o loopOwner) program() string { return o.process + ":" + o.start + ":" + o.namespace }
 
 // dead tells whether the process has surely ended: of one in another namespace
 // nothing is known.

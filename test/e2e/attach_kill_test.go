@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"vhdfs/test/need"
 )
@@ -54,4 +57,56 @@ func TestAttachedDeviceKilledUnderLoad(t *testing.T) {
 	}
 	require.NoError(t, raw.Close())
 	require.NoError(t, os.WriteFile(again.Path("d.vhdx", "check"), []byte("run"), 0))
+}
+
+// A device over the raw file of a killed daemon cannot say what it is as soon as the
+// kernel has forgotten the attributes of that file. It is taken away all the same by
+// the next mount, of another folder here; what somebody else laid over such a file
+// stays, whoever laid a device of that number before.
+func TestDeadDevicesAreKnown(t *testing.T) {
+	need.Loop(t)
+	m := Start(t, t.TempDir())
+	for _, request := range []string{"path=d.vhdx size=64M", "path=other.vhdx size=64M", "path=once.vhdx size=64M"} {
+		require.NoError(t, os.WriteFile(m.Path(".vhdfs", "create"), []byte(request), 0))
+	}
+	ours, was := attach(t, m, "d.vhdx", "1"), attach(t, m, "once.vhdx", "1")
+	detach(t, m, "once.vhdx")
+	theirs := []string{strings.TrimSpace(shell(t, "losetup --find --show $1", m.Path("other.vhdx", "raw")))}
+	if lies(was) == "" { // nobody took it meanwhile
+		shell(t, "losetup $1 $2", was, m.Path("once.vhdx", "raw"))
+		theirs = append(theirs, was)
+	}
+	t.Cleanup(func() {
+		for _, device := range theirs {
+			shell(t, "losetup -d $1", device)
+		}
+	})
+	require.NoError(t, m.cmd.Process.Kill())
+	m.end()
+	for _, device := range append(theirs, ours) {
+		f, err := os.Open(device)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			_, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+			return err == unix.ENOTCONN
+		}, patience, 20*time.Millisecond)
+		require.NoError(t, f.Close())
+	}
+	shell(t, "umount -l $1", m.Dir)
+
+	Start(t, t.TempDir())
+	require.Eventually(t, func() bool { return !strings.HasSuffix(lies(ours), "/d.vhdx/raw") }, patience, 10*time.Millisecond)
+	for _, device := range theirs {
+		require.Contains(t, lies(device), "/raw", "of somebody else")
+	}
+}
+
+// lies is the path that the kernel shows of the file under a device; "" where there
+// is none.
+func lies(device string) string {
+	b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(device), "loop", "backing_file"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
