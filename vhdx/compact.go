@@ -98,7 +98,7 @@ func (c *compaction) survey() error {
 	w.mu.Lock()
 	s, err := w.session, error(nil)
 	if s == nil {
-		s, err = w.surveyLocked()
+		s, err = w.surveyLocked(lookout{})
 	}
 	if err != nil {
 		w.mu.Unlock()

@@ -32,7 +32,7 @@ var Format = &ops.Format{
 
 func openLayer(f ops.File, o ops.OpenOptions) (ops.Layer, error) {
 	d, err := open(f, o)
-	if err == nil && o.Write && d.readOnly != "" {
+	if err == nil && o.Write && d.readOnly != "" && !o.Repair {
 		err = ops.Errorf(ops.ErrReadOnly, 0, "vhdx: %s", d.readOnly)
 	}
 	if err != nil {

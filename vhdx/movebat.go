@@ -118,7 +118,7 @@ func (w *Writer) finishBAT(to span) error {
 	w.moveTableLocked(old, to)
 	w.regions.bat = to
 	w.reserveLocked()
-	w.mendedLocked("vhdx.region.invalid", "vhdx.region.mismatch")
+	w.mendedLocked(regionNames...)
 	w.retireLocked(old)
 	w.mu.Unlock()
 	return w.restartLog(false)

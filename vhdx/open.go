@@ -9,10 +9,11 @@ import (
 	"vhdfs/ops"
 )
 
-// Anomalies that go away when the log is replayed into the file, and with another
-// parent locator.
+// Anomalies that go away when the log is replayed into the file, when a log with
+// nothing in it is given up, and with another parent locator.
 const (
 	anomalyDirty  = "vhdx.log.dirty"
+	anomalyEmpty  = "vhdx.log.empty"
 	anomalyNoPath = "vhdx.locator.no-path"
 )
 
@@ -90,7 +91,7 @@ func (d *Disk) openLog() error {
 		d.logState = ops.LogEmpty
 		d.readOnly = "the log is in use and has no valid entry"
 		d.found = append(d.found, ops.Anomaly{
-			Name: "vhdx.log.empty", Severity: ops.Warning, Where: "log",
+			Name: anomalyEmpty, Severity: ops.Warning, Where: "log",
 			Text: "log " + h.log.String() + " is in use and has no valid entry; the file is shown as it stands",
 		})
 		return nil

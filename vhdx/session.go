@@ -116,10 +116,18 @@ func (w *Writer) beginLocked(link ops.GUID) error {
 	if w.poison != nil || w.session != nil {
 		return w.poison
 	}
-	s, err := w.surveyLocked()
+	if w.readOnly != "" {
+		return ops.Errorf(ops.ErrReadOnly, ops.StatusWrongState, "vhdx: not written: %s", w.readOnly)
+	}
+	s, err := w.surveyLocked(lookout{})
 	if err != nil {
 		return err
 	}
+	return w.beginOnLocked(s, link)
+}
+
+// beginOnLocked is beginLocked after the look at the BAT, which answered s.
+func (w *Writer) beginOnLocked(s *session, link ops.GUID) (err error) {
 	h := w.headers.current
 	if !w.newFile {
 		// Else a header that nobody synced would stand alone while the other is written.
@@ -201,105 +209,8 @@ func (w *Writer) putHeaderLocked(h header, label string) error {
 		return err
 	}
 	w.headers.current, w.headers.slot = h, slot
+	w.mendedLocked(headerNames...)
 	return nil
-}
-
-// surveyLocked reads the BAT once, streaming: what space is taken, and whether
-// anything is taken twice or out of reach. It writes nothing.
-func (w *Writer) surveyLocked() (*session, error) {
-	s := &session{space: newSpaceMap(w.fileSize), stale: &spaceMap{}, anchors: true, dirty: map[int64]*dirtyPage{}}
-	s.space.claim(span{0, mib})
-	for _, r := range w.reserved {
-		s.space.grow(r.end)
-		s.space.claim(r)
-	}
-	kept := false
-	var bad error
-	err := w.scanBAT(0, w.geometry.entries, func(int64, int64) bool { return true }, func(i int64, e entry) bool {
-		if e != 0 {
-			bad = w.claimLocked(s, i, e)
-			kept = kept || e.offset() != 0 && (!e.present() || w.geometry.isBitmap(i))
-		}
-		return bad == nil
-	})
-	if err == nil {
-		err = bad
-	}
-	if err == nil && kept {
-		err = w.claimAnchorsLocked(s)
-	}
-	if err != nil {
-		return nil, err
-	}
-	s.stale.grow(s.space.units * mib)
-	s.stale.claim(span{0, s.space.units * mib}) // nobody knows what free space holds
-	return s, nil
-}
-
-// claimLocked takes the space of entry i, or says why the disk must not be written.
-func (w *Writer) claimLocked(s *session, i int64, e entry) error {
-	g := w.geometry
-	n, used := g.block, int64(0)
-	switch {
-	case !g.isBitmap(i):
-		if err := g.checkPayload(i, e, w.reserved); err != nil {
-			return err
-		}
-		b := g.payloadOf(i)
-		used = g.used(b)
-		if e.state() == statePartial {
-			n := g.bitmapIndex(b / g.ratio)
-			m, err := w.entryAt(n)
-			if err == nil {
-				err = g.checkBitmap(n, m, w.reserved)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	case g.hasParent:
-		if err := g.checkBitmap(i, e, w.reserved); err != nil {
-			return err
-		}
-		n, used = bitmapBlock, bitmapBlock
-	default:
-		return nil // a bitmap without a parent is not looked at
-	}
-	if !e.present() {
-		return nil
-	}
-	at := span{e.offset(), e.offset() + n}
-	if at.off+used > w.fileSize {
-		return corruptf(ops.StatusBATCorrupt, "bat entry %d: %#x bytes at %#x past end of file %#x", i, used, at.off, w.fileSize)
-	}
-	s.space.grow(at.end)
-	if s.space.claim(at) {
-		return corruptf(ops.StatusBATCorrupt, "bat entry %d: block at %#x overlaps something else", i, at.off)
-	}
-	return nil
-}
-
-// claimAnchorsLocked takes the space that blocks without content kept, and that of
-// bitmaps without a parent, which is not ours to give away. If any kept space
-// belongs to somebody else, no block gets its own back.
-func (w *Writer) claimAnchorsLocked(s *session) error {
-	g := w.geometry
-	return w.scanBAT(0, g.entries, func(int64, int64) bool { return true }, func(i int64, e entry) bool {
-		if g.isBitmap(i) {
-			if !g.hasParent {
-				s.space.claim(span{e.offset(), e.offset() + bitmapBlock})
-			}
-			return true
-		}
-		if e.present() || e.offset() == 0 {
-			return true
-		}
-		at := span{e.offset(), e.offset() + g.block}
-		if s.space.claim(at) || at.off < mib || at.end > w.fileSize {
-			s.anchors = false
-		}
-		return true
-	})
 }
 
 // replayLocked carries out a dirty log. Until the header says that the log is

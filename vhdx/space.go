@@ -83,6 +83,23 @@ func (m *spaceMap) find(from, n int64) (at, next int64) {
 	return -1, next
 }
 
+// freeRun is the first run of free mebibytes at or after from, empty at the end of
+// the map, and where the next one may begin.
+func (m *spaceMap) freeRun(from int64) (run span, next int64) {
+	for from < m.units && m.taken(from) {
+		if from%64 == 0 && m.words[from/64] == ^uint64(0) {
+			from += 63
+		}
+		from++
+	}
+	from = min(from, m.units)
+	next = from
+	for next < m.units && !m.taken(next) {
+		next++
+	}
+	return span{from * mib, next * mib}, next
+}
+
 func (m *spaceMap) clone() *spaceMap {
 	return &spaceMap{words: slices.Clone(m.words), units: m.units}
 }
