@@ -32,7 +32,17 @@ func vhdxs() []Kind {
 	full := fixture.VHDX{Size: 31 * 4096 * mib, BlockSize: mib, Parent: vhdxParent()}
 	old := small
 	old.Patches = []fixture.Patch{{Off: 4 * mib, Data: bytes.Repeat([]byte{0xA5}, 3*mib)}}
+	// What only a repair mends: QEMU's empty log, a region table with a wrong checksum,
+	// entries that name space without having it.
+	empty, torn := small, child
+	empty.Log, empty.Writes = &fixture.Log{Garbage: true}, dirty.Writes
+	torn.BadRegion[0] = true
+	torn.Entries = map[int64]uint64{2: 64 * mib, 3: 3*mib | 3}
+	lost := damaged(vhdxKind("differencing, torn tables", torn, false))
+	lost.held = []fixture.Write{{Off: 3 * mib, Data: make([]byte, mib/2)}} // a block without content is not the parent's
 	return []Kind{
+		damaged(vhdxKind("dynamic, log without an entry", empty, false)),
+		lost,
 		vhdxKind("dynamic, old bytes in free space", old, false),
 		vhdxKind("fixed", fixed, false),
 		vhdxKind("dynamic", small, false),
