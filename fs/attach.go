@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"context"
 	"path/filepath"
 
 	"vhdfs/ops"
@@ -71,3 +72,33 @@ func (m *mount) attachAgain() {
 // DetachDevices detaches every image. ErrBusy names the devices that are in use;
 // unless forced the service goes on with those.
 func (s *Server) DetachDevices(force bool) error { return s.m.detachAll(force) }
+
+// Emptied has a value after the last image that was attached is not any more.
+func (s *Server) Emptied() <-chan struct{} {
+	if s.m.attacher == nil {
+		return nil
+	}
+	return s.m.attacher.Emptied()
+}
+
+// StopEmpty ends the service as a request to stop does, if nothing is attached, no job
+// runs and no raw is open. Else it answers ErrBusy, and whether an image is attached, and
+// the service goes on.
+func (s *Server) StopEmpty() (attached bool, err error) {
+	m := s.m
+	if m.attacher != nil && !m.attacher.CloseEmpty() {
+		return true, ops.Errorf(ops.ErrBusy, 0, "an image is attached")
+	}
+	for _, j := range m.jobs.List() {
+		if !j.Status().State.Ended() {
+			err = ops.Errorf(ops.ErrBusy, 0, "job %d, %s, runs", j.ID, j.Op.Name)
+		}
+	}
+	if err == nil {
+		err = m.stop(context.Background(), ops.StopTerms{})
+	}
+	if err != nil {
+		m.attachAgain()
+	}
+	return false, err
+}

@@ -47,6 +47,9 @@ var (
 // Waits tells whether the answer is to be that of the end.
 func (a Args) Waits() bool { return !a.Has(argWait.Name) || a.Bool(argWait.Name) }
 
+// Dry tells whether only the plan is asked for.
+func (a Args) Dry() bool { return a.Bool(argDry.Name) }
+
 // Word is one of a fixed set of values; requests may also use its number.
 type Word struct {
 	Text   string

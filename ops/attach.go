@@ -22,6 +22,7 @@ type Attacher struct {
 	lib      *Library
 	devices  Devices
 	readOnly bool
+	emptied  chan struct{}
 	mu       struct {
 		sync.Mutex
 		last   uint32
@@ -41,7 +42,7 @@ type attached struct {
 // NewAttacher attaches images of l from now on, and tells l so; readOnly: none for
 // writing.
 func NewAttacher(l *Library, d Devices, readOnly bool) *Attacher {
-	a := &Attacher{lib: l, devices: d, readOnly: readOnly}
+	a := &Attacher{lib: l, devices: d, readOnly: readOnly, emptied: make(chan struct{}, 1)}
 	l.SetAttachments(a)
 	return a
 }
@@ -255,6 +256,12 @@ func (a *Attacher) end(x *attached, gone bool) {
 	if gone {
 		a.mu.list = slices.DeleteFunc(a.mu.list, func(o *attached) bool { return o == x })
 	}
+	if gone && len(a.mu.list) == 0 {
+		select {
+		case a.emptied <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // settle makes durable what came through a device that is gone, and closes the
@@ -270,27 +277,4 @@ func (x *attached) settle() error {
 		err = errors.Join(h.lib.cached().Launder(h.engine().id), h.Flush())
 	}
 	return errors.Join(err, h.Close())
-}
-
-// DetachAll detaches every image, and attaches none any more if all went well. The
-// error, ErrBusy for a device in use, names each that could not be detached.
-func (a *Attacher) DetachAll(force bool) error {
-	a.mu.Lock()
-	a.mu.closed = true
-	a.mu.Unlock()
-	var all error
-	for _, x := range a.Attached() {
-		all = errors.Join(all, a.detach(x.Number, force))
-	}
-	if all != nil && !force {
-		a.Reopen()
-	}
-	return all
-}
-
-// Reopen takes a DetachAll back, as far as new images go.
-func (a *Attacher) Reopen() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.mu.closed = false
 }

@@ -36,6 +36,9 @@ type Op struct {
 	// Snapshot tells that it works on one snapshot of a set, named by its argument
 	// SnapshotId: its control file is in the snapshot's directory.
 	Snapshot bool
+	// Device tells that the command takes the block device of an attached image in
+	// place of the image.
+	Device bool
 	// Document is the document of an image that is written to run it, in place of a
 	// control file of its own: "settings.json". What is written there is that
 	// document, edited; "" for all others.

@@ -35,6 +35,7 @@ var opDetach = &Op{
 	Method: "DetachVirtualHardDisk",
 	Brief:  "take the block device of an attached image away; nothing where there is none",
 	Plans:  true,
+	Device: true,
 	Can:    canAttach,
 	Run:    runDetach,
 }
@@ -46,7 +47,7 @@ func canAttach(f *Found) bool {
 
 // errNoService is the answer where nobody would hold the image.
 func errNoService() error {
-	return Errorf(errors.ErrUnsupported, 0, "only a mount can keep an image attached, and none shows this one: vhdfs mount")
+	return Errorf(errors.ErrUnsupported, 0, "only a service keeps an image attached, and none shows this one: vhdfs mount, or vhdfs attach, which starts one")
 }
 
 // attachTerms reads what was asked for.

@@ -17,42 +17,69 @@ import (
 // arguments stay those that the user typed.
 const readyFD = "VHDFS_READY_FD"
 
-// isDaemon tells whether this process was started by [background].
+// leashFD names the descriptor that holds a daemon which was started to attach an
+// image: it may end when the other end is closed and nothing is attached.
+const leashFD = "VHDFS_LEASH_FD"
+
+// isDaemon tells whether this process was started by [startDaemon].
 func isDaemon() bool { return os.Getenv(readyFD) != "" }
 
-// background starts this program again in a session of its own and returns
-// when its mount is ready, or with its exit code when there will be none. What
-// the daemon has to say until then goes to stderr.
+// background starts this very command again as a daemon.
 func background(stderr io.Writer) error {
-	self, err := os.Executable()
+	daemon, err := startDaemon(stderr, os.Args[1:], nil)
 	if err != nil {
 		return err
+	}
+	return daemon.Release()
+}
+
+// startDaemon starts this program in a session of its own and returns when its mount
+// is ready, or with its exit code when there will be none. What the daemon has to
+// say until then goes to stderr. leash, if not nil, is what it is held by.
+func startDaemon(stderr io.Writer, args []string, leash *os.File) (*os.Process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command(self, os.Args[1:]...)
+	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), readyFD+"=3")
 	cmd.ExtraFiles = []*os.File{w}
+	if leash != nil {
+		cmd.Env = append(cmd.Env, leashFD+"=4")
+		cmd.ExtraFiles = append(cmd.ExtraFiles, leash)
+	}
 	cmd.Stderr = stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return errors.Join(err, w.Close())
+		return nil, errors.Join(err, w.Close())
 	}
 	if err := w.Close(); err != nil {
-		return err
+		return nil, err
 	}
 	if n, _ := r.Read(make([]byte, 1)); n == 1 {
-		return cmd.Process.Release()
+		return cmd.Process, nil
 	}
 	err = cmd.Wait() // the pipe closed without a word: it failed
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
-		return reported{exit.ExitCode()}
+		return nil, reported{exit.ExitCode()}
 	}
-	return fmt.Errorf("the daemon ended before its mount was ready: %v", cmd.ProcessState)
+	return nil, fmt.Errorf("the daemon ended before its mount was ready: %v", cmd.ProcessState)
+}
+
+// takeLeash is the leash of this process; nil where there is none. What it starts
+// does not have it.
+func takeLeash() (*os.File, error) {
+	if os.Getenv(leashFD) == "" {
+		return nil, nil
+	}
+	unix.CloseOnExec(4)
+	return os.NewFile(4, "leash"), os.Unsetenv(leashFD)
 }
 
 // tellReady tells who waits for the mount: the starter of a daemon, and the

@@ -33,7 +33,9 @@ func (q *request) runHere(ctx context.Context, c *cli.Context, p *progress) (_ [
 	if err != nil {
 		return nil, err
 	}
-	return q.do(ctx, c, p, &ops.Request{Library: f.lib, Image: f.lib.Top(name), Args: q.args, Named: named})
+	return q.do(ctx, c, p, &ops.Request{
+		Library: f.lib, Image: f.lib.Top(name), Args: q.args, Named: named, Attacher: ops.NewAttacher(f.lib, here{}, false),
+	})
 }
 
 // do runs the operation, writes its line to the log of the image folder and gives

@@ -77,7 +77,14 @@ func mountAndServe(c *cli.Context, images, mnt string) error {
 		return err
 	}
 	o.Library, o.Single, o.Source, o.OnMounted = f.lib, name, filepath.Join(folder, name), f.refuse
-	err = serve(c.Context, o)
+	leash, err := takeLeash()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = serve(c.Context, o, leash)
+	if leash != nil {
+		_ = os.Remove(o.MountPoint) // made for this mount; one that is left is empty
+	}
 	if errors.Is(err, errForced) {
 		return err // the process's end closes what is open, as a crash would
 	}
@@ -106,8 +113,9 @@ func mountOptions(c *cli.Context, log *logrus.Logger) (o fs.Options, cache int64
 	return o, budget.Bytes, nil
 }
 
-// serve mounts and waits for the end: an unmount from outside, or signals.
-func serve(ctx context.Context, o fs.Options) error {
+// serve mounts and waits for the end: an unmount from outside, signals, or, with a
+// leash, what [follow] waits for.
+func serve(ctx context.Context, o fs.Options, leash *os.File) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
@@ -129,6 +137,9 @@ func serve(ctx context.Context, o fs.Options) error {
 		server.Wait()
 		close(gone)
 	}()
+	if leash != nil {
+		go follow(server, leash, gone)
+	}
 	err = waitForEnd(server, o.Log, signals, gone)
 	o.Log.Info("unmounted")
 	return err

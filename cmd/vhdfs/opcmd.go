@@ -38,6 +38,8 @@ func subject(op *ops.Op) string {
 	switch {
 	case about == nil && op.Service:
 		return "MNT"
+	case op.Device:
+		return "IMAGE|DEVICE"
 	case about == nil || about.Kind == ops.ArgPath:
 		return "IMAGE"
 	case about.Kind == ops.ArgNewPath:

@@ -55,6 +55,9 @@ func newRequest(op *ops.Op, first string, words []string) (*request, error) {
 		return q, q.ask(first)
 	}
 	folder, name, err := place(first)
+	if err == nil && op.Device {
+		folder, name, err = q.underDevice(folder, name)
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -129,14 +132,22 @@ func (q *request) run(ctx context.Context, c *cli.Context, p *progress) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if control == nil {
+	if control == nil && !q.needsService() {
 		return q.runHere(ctx, c, p)
 	}
-	answer, err := control.do(ctx, q, p)
+	var answer []byte
+	if control == nil {
+		answer, err = q.attachAlone(ctx, c, p)
+	} else {
+		answer, err = control.do(ctx, q, p)
+	}
 	if errors.Is(err, errors.ErrUnsupported) && q.op.Plans {
 		if why := q.refusal(ctx, c, p); why != nil {
 			return why, nil
 		}
+	}
+	if control != nil && err == nil && q.op.Name == opDetach && !q.args.Dry() && succeeded(answer) {
+		err = control.mount.awaitEnd()
 	}
 	return answer, err
 }

@@ -35,6 +35,7 @@ type mountStatus struct {
 	Attached   []ops.MountedStorageImage
 	Jobs       []jobLine // that run
 	Error      string    `json:",omitempty"` // why the rest is not known
+	dead       bool      // its daemon is
 }
 
 // jobLine is what matters here of a job's status.json.
@@ -107,6 +108,7 @@ func statusOfMount(m mountLine) mountStatus {
 	err := s.ask(filepath.Join(m.point, ".vhdfs"))
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
+		s.dead = true
 		s.Error = "its daemon is dead; vhdfs umount takes the mount away"
 	case errors.Is(err, os.ErrPermission):
 		s.Error = "only its user can look"

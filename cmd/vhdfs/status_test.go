@@ -85,6 +85,9 @@ func TestSubjects(t *testing.T) {
 		if !service {
 			expected = "IMAGE"
 		}
+		if op.Name == "detach" {
+			expected = "IMAGE|DEVICE"
+		}
 		require.Equal(t, op.Service, service, op.Name)
 		require.Equal(t, expected, subject(op), op.Name)
 	}

@@ -154,6 +154,15 @@ func unmount(mnt string) error {
 	return nil
 }
 
+// unmountDead takes a mount away whose daemon is dead, though programs, or a device, may
+// still have files of it open.
+func unmountDead(mnt string) error {
+	if os.Geteuid() == 0 {
+		return unix.Unmount(mnt, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	return exec.Command("fusermount3", "-u", "-z", "--", mnt).Run()
+}
+
 func classifyUnmount(mnt string, err error) error {
 	if errors.Is(err, unix.EBUSY) {
 		return ops.Wrapf(err, ops.ErrBusy, 0, "unmount %s", mnt)

@@ -12,13 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recordDir holds a record of every device that was laid, for as long as the machine
-// runs. The driver tells the name of a device only together with attributes of its
+// RunDir is where root's services keep what is to last until the machine starts anew: a
+// record of every device that was laid, and mount points of services for one image.
+//
+// The driver tells the name of a device only together with attributes of its
 // file, which nobody answers once the daemon of that file's mount is dead. So what
 // such a device is called is looked up here.
-const recordDir = "/run/vhdfs"
+const RunDir = "/run/vhdfs"
 
-// loopRecord is the content of recordDir/DEVICE.SEQUENCE. The sequence is the number
+// loopRecord is the content of RunDir/DEVICE.SEQUENCE. The sequence is the number
 // that the kernel gave this use of the device: no use of any disk has it again until
 // the machine starts anew, so a record is never taken for one of a device that
 // somebody else made since.
@@ -42,7 +44,7 @@ func recordLoop(device string, c *unix.LoopConfig) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(recordDir, 0o700); err != nil {
+	if err := os.MkdirAll(RunDir, 0o700); err != nil {
 		return nowhere(err)
 	}
 	dropRecords(device)
@@ -83,7 +85,7 @@ func recordOf(device string) (loopRecord, bool) {
 // dropRecords forgets the uses of a device that have ended: all that are recorded, when
 // the present one is not yet.
 func dropRecords(device string) {
-	list, err := filepath.Glob(filepath.Join(recordDir, filepath.Base(device)+".*"))
+	list, err := filepath.Glob(filepath.Join(RunDir, filepath.Base(device)+".*"))
 	if err != nil {
 		return // the pattern is ours
 	}
@@ -93,7 +95,7 @@ func dropRecords(device string) {
 }
 
 func recordName(device, sequence string) string {
-	return filepath.Join(recordDir, filepath.Base(device)+"."+sequence)
+	return filepath.Join(RunDir, filepath.Base(device)+"."+sequence)
 }
 
 // loopUse is the number of the present use of a device, and the present run of the
