@@ -326,3 +326,64 @@ func TestLargeAndOddSizes(t *testing.T) {
 		require.Equal(t, data, got[:len(data)])
 	}
 }
+
+// T8: what a fixed disk's footer says of a header, and a header of what follows it,
+// is ignored.
+func TestTrapT8DataOffsetThatLeadsNowhere(t *testing.T) {
+	for _, said := range []uint64{^uint64(0), 0xFFFFFFFF, 0, 512, 1 << 40} {
+		at := func(part string, off int64) fixture.VHDPatch {
+			return fixture.VHDPatch{Part: part, Off: off, Data: binary.BigEndian.AppendUint64(nil, said), Repair: true}
+		}
+		for _, v := range []fixture.VHD{
+			{Size: 3 << 20, Type: 2, Writes: someWrites()[:1], Patches: []fixture.VHDPatch{at("tail", 16)}},
+			{Size: 9 << 20, Writes: someWrites(), Patches: []fixture.VHDPatch{at("header", 8)}},
+		} {
+			l := mustOpen(t, v.Bytes())
+			require.Empty(t, names(l.Info().Anomalies), "%#x", said)
+			got, err := readLayer(l, 0, v.Size, 0)
+			require.NoError(t, err)
+			require.Equal(t, model(v, 0), got, "%#x", said)
+		}
+	}
+}
+
+// T17: VirtualBox opens no image without its end footer; here the copy serves, and
+// one with a bad checksum is none.
+func TestTrapT17LostEndFooter(t *testing.T) {
+	for name, patch := range map[string]fixture.VHDPatch{
+		"cookie":   {Part: "tail", Data: make([]byte, 8)},
+		"checksum": {Part: "tail", Off: 64, Data: []byte{0, 0, 0, 0}},
+		"gone":     {Part: "tail", Data: make([]byte, 512)},
+	} {
+		v := fixture.VHD{Size: 9 << 20, Creator: "vbox", Writes: someWrites(), Patches: []fixture.VHDPatch{patch}}
+		l := mustOpen(t, v.Bytes())
+		require.Equal(t, []string{"vhd.footer.end"}, names(l.Info().Anomalies), name)
+		got, err := readLayer(l, 0, v.Size, 0)
+		require.NoError(t, err)
+		require.Equal(t, model(v, 0), got, name)
+	}
+}
+
+// T25: the flag of a temporary disk keeps nobody out, and stays; that of a saved
+// state keeps writers out, who would change the disk under the machine's memory.
+func TestTrapT25FlagsStay(t *testing.T) {
+	flag := func(off int64, value byte) (list []fixture.VHDPatch) {
+		for _, part := range []string{"copy", "tail"} {
+			list = append(list, fixture.VHDPatch{Part: part, Off: off, Data: []byte{value}, Repair: true})
+		}
+		return list
+	}
+	h := disk(fixture.VHD{Size: 9 << 20, Patches: flag(11, 3)}.Bytes())
+	w := openWriter(t, h)
+	require.Empty(t, names(w.Info().Anomalies))
+	write(t, w, 5<<20, 7, 1) // the end footer moves
+	require.NoError(t, w.Close())
+	b, err := h.ReadFile("/d.vhd")
+	require.NoError(t, err)
+	for _, f := range [][]byte{b[:512], b[len(b)-512:]} {
+		require.Equal(t, "conectix", string(f[:8]))
+		require.Equal(t, []byte{0, 0, 0, 3}, f[8:12])
+	}
+	saved := mustOpen(t, fixture.VHD{Size: 9 << 20, Patches: flag(84, 1)}.Bytes())
+	require.Equal(t, []string{"vhd.savedstate"}, names(saved.Info().Anomalies))
+}
