@@ -56,6 +56,7 @@ type History struct {
 	length  int64           // of the file at most, after a compaction or a shrink, until the next change; 0: any
 	mended  map[string]bool // anomalies that a repair ended, until the next change
 	wrote   bool            // the session wrote something, for certain
+	before  bool            // wrote, before what was asked last
 	closed  bool            // the last session did, ended cleanly, and none has begun since
 }
 
@@ -76,7 +77,7 @@ func NewHistory(differencing bool) *History {
 // Clone is an independent copy.
 func (h *History) Clone() *History {
 	c := NewHistory(h.blank.absent)
-	c.wrote, c.closed = h.wrote, h.closed
+	c.wrote, c.before, c.closed = h.wrote, h.before, h.closed
 	c.under, c.length, c.mended = h.under, h.length, h.mended
 	c.sizes, c.added = slices.Clone(h.sizes), slices.Clone(h.added)
 	c.facts = maps.Clone(h.facts)
@@ -181,6 +182,7 @@ func (h *History) Note(e sim.Event) {
 func (h *History) change(mark any) {
 	switch m := mark.(type) {
 	case asked:
+		h.before = h.wrote
 		h.wrote = h.wrote || m.data != nil // zeros may be there already
 		for at := int64(0); at < m.n; at += sector {
 			v := value{}
@@ -190,6 +192,7 @@ func (h *History) change(mark any) {
 			h.ask((m.off+at)/sector, v)
 		}
 	case refused:
+		h.wrote = h.before
 		h.doubt(m.off/sector, (m.off+m.n)/sector)
 	case resizing:
 		h.resize(m)
