@@ -127,32 +127,51 @@ func (w *writer) footerAt(end int64) int64 {
 //	length, footer     the file may end in zeros: the copy at 0 serves
 //	sync               only now may a guest's sectors stand before the footer
 //	zeros over the old footer, which a new block would show
+//
+// When the first step fails the old length comes back at once, and durably with the
+// next flush.
 func (w *writer) moveFooterLocked(end int64) error {
 	s := &w.session
 	to := w.footerAt(end)
+	s.overlong = true
+	w.changed.Store(true)
 	err := w.file.Truncate(to+footerSize, "vhd.footer")
 	if err == nil {
 		_, err = w.file.WriteAt(w.foot.raw[:], to)
 	}
 	if err != nil {
-		length := w.found.size // of a file without a footer at the end
-		if s.tail >= 0 {
-			length = s.tail + footerSize // the old footer ends the file again
-		}
-		return errors.Join(err, w.file.Truncate(length, "vhd.undo"))
+		return errors.Join(err, w.shortenLocked())
 	}
 	if err := w.syncLocked("vhd.footer"); err != nil {
 		return err
 	}
 	old := s.tail
-	s.tail, w.lay.end = to, to
+	s.tail, s.overlong, w.lay.end = to, false, to
 	if old < s.stale {
 		return nil // wiped when a block is placed there
 	}
-	if err := writeZeros(w.file, old, footerSize); err != nil {
+	if err := ops.WriteZeros(w.file, old, footerSize); err != nil {
 		s.stale = old + footerSize
 		return err
 	}
+	return nil
+}
+
+// shortenLocked takes back a growth that failed: the old footer ends the file again.
+// Nothing is stored behind it.
+func (w *writer) shortenLocked() error {
+	s := &w.session
+	if !s.overlong {
+		return nil
+	}
+	length := w.found.size // of a file without a footer at the end
+	if s.tail >= 0 {
+		length = s.tail + footerSize
+	}
+	if err := w.file.Truncate(length, "vhd.undo"); err != nil {
+		return err
+	}
+	s.overlong = false
 	return nil
 }
 
@@ -161,8 +180,9 @@ func (w *writer) growLocked(need int64) error {
 	s := &w.session
 	stride := roundUp(w.stride(), blockAlignment)
 	more := min(s.ahead, s.free, max(maxAhead/stride, 1)) - 1
+	had := s.tail
 	err := w.moveFooterLocked(need + max(more, 0)*stride)
-	if errors.Is(err, syscall.EFBIG) && more > 0 && !s.poisoned {
+	if errors.Is(err, syscall.EFBIG) && more > 0 && s.tail == had && !s.poisoned {
 		err = w.moveFooterLocked(need)
 	}
 	s.ahead = min(2*s.ahead, maxAhead)
@@ -233,8 +253,8 @@ func (w *writer) fillLocked(b, at, in, n int64, p []byte) (wait []byte, err erro
 
 // wipe zeroes space that is used again.
 func wipe(f ops.File, off, n int64) error {
-	if n <= zeroChunk {
-		return writeZeros(f, off, n)
+	if n <= copyChunk {
+		return ops.WriteZeros(f, off, n)
 	}
 	return punch(f, off, n)
 }

@@ -39,3 +39,57 @@ func TestFailedGrowthIsUndone(t *testing.T) {
 		}
 	}
 }
+
+// What could not be undone at once is undone by the close, durably, or the close
+// fails.
+func TestFailedGrowthEndsWithTheSession(t *testing.T) {
+	h := disk(fixture.VHD{Size: 8 << 20}.Bytes())
+	before := image(t, h)
+	w := openWriter(t, h)
+	h.SetFault(func(c sim.Call) error {
+		if c.Op == sim.OpWrite || c.Label == "vhd.undo" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	_, err := w.WriteAt(make([]byte, 512), 0)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.Greater(t, len(image(t, h)), len(before))
+	require.ErrorIs(t, w.Flush(), syscall.EIO)
+	h.SetFault(nil)
+	synced := 0
+	h.SetFault(func(c sim.Call) error {
+		if c.Op == sim.OpSync {
+			require.Equal(t, before, image(t, h), "the sync comes after the cut")
+			synced++
+		}
+		return nil
+	})
+	require.NoError(t, w.Close())
+	require.Equal(t, 1, synced)
+	require.Equal(t, before, image(t, h))
+}
+
+// A host that takes the new footer but not the zeros over the old one: the footer
+// stays where it is now.
+func TestGrowthThatCannotWipeTheOldFooter(t *testing.T) {
+	h := disk(fixture.VHD{Size: 64 << 20}.Bytes())
+	w := openWriter(t, h)
+	write(t, w, 0, 1, 1) // the next growth is for more than one block
+	require.NoError(t, w.Flush())
+	synced := false
+	h.SetFault(func(c sim.Call) error {
+		synced = synced || c.Op == sim.OpSync && c.Label == "vhd.footer"
+		if synced && c.Op == sim.OpWrite {
+			return syscall.EFBIG
+		}
+		return nil
+	})
+	_, err := w.WriteAt(bytes.Repeat([]byte{2}, 512), 8<<20)
+	require.ErrorIs(t, err, syscall.EFBIG)
+	h.SetFault(nil)
+	b := image(t, h)
+	require.Equal(t, "conectix", string(b[len(b)-512:][:8]))
+	require.NoError(t, w.Close())
+	require.Empty(t, mustOpen(t, image(t, h)).Info().Anomalies)
+}

@@ -59,6 +59,10 @@ func (w *writer) startFlush() (due bool, err error) {
 	if !w.changed.Swap(false) {
 		return false, nil
 	}
+	if err := w.shortenLocked(); err != nil {
+		w.changed.Store(true)
+		return false, err
+	}
 	w.mu.leave, w.mu.wait = w.mu.wait, newPending()
 	return true, nil
 }

@@ -39,6 +39,7 @@ type session struct {
 	poisoned bool
 	mendHead bool  // the copy at 0 has to be written
 	tail     int64 // offset of the end footer, -1 when it has to be written
+	overlong bool  // a growth failed: the file may be longer than that footer says
 	floor    int64 // least length of the file at the end: what it had at the start
 
 	// known once scanned
