@@ -215,8 +215,6 @@ func (c *compaction) below(off, n int64) (bool, error) {
 // zeroStep is how much is read at a time to see whether it is zeros, in bytes.
 const zeroStep = 64 << 10
 
-var zeros [zeroStep]byte
-
 func readsZero(r io.ReaderAt, off, n int64) (bool, error) {
 	buf := make([]byte, min(n, zeroStep))
 	for n > 0 {
@@ -225,7 +223,7 @@ func readsZero(r io.ReaderAt, off, n int64) (bool, error) {
 		if got < len(b) {
 			return false, atEOF(err)
 		}
-		if !bytes.Equal(b, zeros[:len(b)]) {
+		if !bytes.Equal(b, Zeros(int64(len(b)))) {
 			return false, nil
 		}
 		off, n = off+int64(len(b)), n-int64(len(b))

@@ -86,12 +86,8 @@ func (w *Writer) Zero(off, n int64, unmap bool) error {
 			return fmt.Errorf("vfd: unmapping %d bytes at %d: %w", n, off, err)
 		}
 	}
-	zeros := make([]byte, min(n, 64<<10))
-	for end := off + n; off < end; off += int64(len(zeros)) {
-		zeros = zeros[:min(int64(len(zeros)), end-off)]
-		if _, err := w.file.WriteAt(zeros, off); err != nil {
-			return fmt.Errorf("vfd: zeros at %d: %w", off, err)
-		}
+	if err := ops.WriteZeros(w.file, off, n); err != nil {
+		return fmt.Errorf("vfd: %d bytes of zeros at %d: %w", n, off, err)
 	}
 	return nil
 }

@@ -158,15 +158,15 @@ func (c *compaction) zerosBelow(b int64, bits []byte) (bool, error) {
 
 // allZeros reads what is stored of [off, off+n) until it is not zeros.
 func allZeros(f ops.File, off, n int64) (bool, error) {
-	buf := make([]byte, min(max(n, 0), zeroChunk))
+	buf := make([]byte, min(max(n, 0), copyChunk))
 	zero := true
 	err := storedRuns(f, off, n, func(off, n int64) (bool, error) {
 		for end := off + n; off < end && zero; {
-			k := min(end-off, zeroChunk)
+			k := min(end-off, copyChunk)
 			if err := readFull(f, buf[:k], off, "block data"); err != nil {
 				return false, err
 			}
-			zero = bytes.Equal(buf[:k], zeros[:k])
+			zero = bytes.Equal(buf[:k], ops.Zeros(int64(k)))
 			off += k
 		}
 		return zero, nil
@@ -201,7 +201,7 @@ func storedRuns(f ops.File, off, n int64, visit func(off, n int64) (more bool, e
 // trim makes pages of zeros in block b holes of the host, a part of the block at a
 // time.
 func (c *compaction) trim(ctx context.Context, b int64) error {
-	for in := int64(0); in < c.w.blockSize && !c.noPunch; in += zeroChunk {
+	for in := int64(0); in < c.w.blockSize && !c.noPunch; in += copyChunk {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -224,7 +224,7 @@ func (c *compaction) trimPart(b, in int64) error {
 	if err != nil || !ok {
 		return err
 	}
-	n := min(zeroChunk, w.blockSize-in)
+	n := min(copyChunk, w.blockSize-in)
 	buf := make([]byte, n)
 	return storedRuns(w.file, at+w.mapBytes+in, n, func(off, n int64) (bool, error) {
 		if err := readFull(w.file, buf[:n], off, "block data"); err != nil {
@@ -240,7 +240,7 @@ func zeroPages(b []byte, off int64, visit func(off, n int64) error) error {
 	start := int64(-1)
 	i := roundUp(off, hostPage) - off
 	for ; i+hostPage <= int64(len(b)); i += hostPage {
-		switch zero := bytes.Equal(b[i:i+hostPage], zeros[:hostPage]); {
+		switch zero := bytes.Equal(b[i:i+hostPage], ops.Zeros(hostPage)); {
 		case zero && start < 0:
 			start = i
 		case !zero && start >= 0:

@@ -205,7 +205,7 @@ func strayFooter(f ops.File, size int64) (found stray, ok bool, err error) {
 		found.slot = parseSlot("footer", start+int64(i), b[i:i+footerSize])
 		if found.state == slotGood {
 			rest := b[i+footerSize:]
-			found.zeros = bytes.Equal(rest, zeros[:len(rest)])
+			found.zeros = bytes.Equal(rest, ops.Zeros(int64(len(rest))))
 			return found, true, nil
 		}
 	}

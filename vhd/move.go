@@ -100,7 +100,7 @@ func (w *writer) settle() error {
 
 // copyRange copies n bytes of f from byte from to byte to, holes as holes.
 func copyRange(f ops.File, to, from, n int64) error {
-	buf := make([]byte, min(n, zeroChunk))
+	buf := make([]byte, min(n, copyChunk))
 	for end := from + n; from < end; {
 		data, hole, err := f.NextData(from)
 		switch {
@@ -118,7 +118,7 @@ func copyRange(f ops.File, to, from, n int64) error {
 			from, to = from+gap, to+gap
 		}
 		for hole = min(hole, end); from < hole; {
-			k := min(hole-from, zeroChunk)
+			k := min(hole-from, copyChunk)
 			if err := readFull(f, buf[:k], from, "bytes to move"); err != nil {
 				return err
 			}

@@ -7,22 +7,8 @@ import (
 	"vhdfs/ops"
 )
 
-// zeroChunk is the unit in which zeros are written.
-const zeroChunk = 256 << 10
-
-var zeros [zeroChunk]byte
-
-// writeZeros writes zeros over [off, off+n).
-func writeZeros(f ops.File, off, n int64) error {
-	for n > 0 {
-		k := min(n, zeroChunk)
-		if _, err := f.WriteAt(zeros[:k], off); err != nil {
-			return err
-		}
-		off, n = off+k, n-k
-	}
-	return nil
-}
+// copyChunk is how much is read, compared or copied at a time, in bytes.
+const copyChunk = ops.ZerosMax
 
 // zeroStored writes zeros where the host holds data in [off, off+n): space
 // stays allocated, and what is a hole or reserved reads as zeros already.
@@ -41,7 +27,7 @@ func zeroStored(f ops.File, off, n int64) error {
 			return nil
 		}
 		hole = min(hole, end)
-		if err := writeZeros(f, data, hole-data); err != nil {
+		if err := ops.WriteZeros(f, data, hole-data); err != nil {
 			return err
 		}
 		off = hole

@@ -8,9 +8,6 @@ import (
 	"vhdfs/ops"
 )
 
-// zeroChunk is how much is written at once where zeros cannot be punched.
-const zeroChunk = mib
-
 // zeroFile makes a part of the file read as zeros. With punch its space goes
 // back to the host where the host can do that.
 func (w *Writer) zeroFile(s span, punch bool) error {
@@ -21,13 +18,7 @@ func (w *Writer) zeroFile(s span, punch bool) error {
 			return err
 		}
 	}
-	zeros := make([]byte, min(zeroChunk, s.len()))
-	for at := s.off; at < s.end; at += int64(len(zeros)) {
-		if _, err := w.f.WriteAt(zeros[:min(int64(len(zeros)), s.end-at)], at); err != nil {
-			return err
-		}
-	}
-	return nil
+	return ops.WriteZeros(w.f, s.off, s.len())
 }
 
 // growLocked makes the file size bytes long; what is added reads as zeros.
