@@ -167,7 +167,7 @@ func (d *dir) add(op Op, name string, perm uint32) (*node, error) {
 	}
 	n := h.addLocked(parent, base, k)
 	n.perm = perm
-	h.eventLocked(Event{Op: op, File: n.ino, Dir: parent.ino, Path: d.Path(name)})
+	h.eventLocked(Event{Op: op, File: n.ino, Dir: parent.ino, Path: d.Path(name), IsDir: k == directory})
 	return n, nil
 }
 
@@ -282,7 +282,7 @@ func (d *dir) rename(old, new string) error {
 	delete(from.children, oldBase)
 	to.children[newBase] = n
 	from.mtime, to.mtime = h.ticks, h.ticks
-	h.eventLocked(Event{Op: OpRename, File: n.ino, Dir: from.ino, ToDir: to.ino, Path: d.Path(old), To: d.Path(new)})
+	h.eventLocked(Event{Op: OpRename, File: n.ino, Dir: from.ino, ToDir: to.ino, Path: d.Path(old), To: d.Path(new), IsDir: n.kind == directory})
 	return nil
 }
 

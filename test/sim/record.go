@@ -45,6 +45,7 @@ type Event struct {
 	ToDir uint64 // of a rename: the directory that the name moved to
 	Path  string // host path at that time
 	To    string // of a rename: the new host path
+	IsDir bool   // of a mkdir or rename: it is a directory
 	Off   int64
 	Len   int64
 	Data  []byte // of a write: a copy
@@ -124,8 +125,9 @@ func (h *Host) eventLocked(e Event) {
 
 // Apply carries out one recorded event, on a host that holds what its recording
 // started from, so that subsets of a recording can be applied: a change of a file
-// that has no name yet is kept for when it gets one, and a change of a name that
-// is not there does nothing. Syncs and acks do nothing.
+// that has no name yet, and of what is in a directory that has none, is kept for when
+// it gets one, and a change of a name that is not there does nothing. Syncs and acks
+// do nothing.
 func (h *Host) Apply(e Event) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -162,18 +164,12 @@ func (h *Host) Stored(e Event) []byte {
 
 // applyEntryLocked carries out a change of directory entries.
 func (h *Host) applyEntryLocked(e Event) {
-	dir := h.nodes[e.Dir]
-	if e.Op == OpRename {
-		h.applyRenameLocked(e, dir)
-		return
-	}
-	if dir == nil {
-		return
-	}
-	name := path.Base(e.Path)
+	dir, name := h.folderLocked(e.Dir), path.Base(e.Path)
 	switch e.Op {
 	case OpCreate, OpMkdir:
 		dir.children[name] = h.inodeLocked(e)
+	case OpRename:
+		h.applyRenameLocked(e, dir)
 	case OpRemove:
 		if dir.children[name] == h.nodes[e.File] {
 			delete(dir.children, name)
@@ -181,20 +177,16 @@ func (h *Host) applyEntryLocked(e Event) {
 	}
 }
 
-// applyRenameLocked gives a file another name. dir, where it was, may be nil.
+// applyRenameLocked gives a file another name. dir is where it was.
 func (h *Host) applyRenameLocked(e Event, dir *node) {
-	to, name := h.nodes[e.ToDir], path.Base(e.Path)
-	if to == nil {
-		return
-	}
-	n := h.nodes[e.File]
+	n, name := h.nodes[e.File], path.Base(e.Path)
 	switch {
-	case n != nil && dir != nil && dir.children[name] == n:
+	case n != nil && dir.children[name] == n:
 		delete(dir.children, name)
 	case n != nil && h.namedLocked(n):
 		return
 	}
-	to.children[path.Base(e.To)] = h.inodeLocked(e)
+	h.folderLocked(e.ToDir).children[path.Base(e.To)] = h.inodeLocked(e)
 }
 
 // namedLocked tells whether a file has a name.
@@ -210,12 +202,17 @@ func (h *Host) namedLocked(n *node) bool {
 }
 
 // inodeLocked is the file of an event, made where it is not there.
-func (h *Host) inodeLocked(e Event) *node {
-	n := h.nodes[e.File]
+func (h *Host) inodeLocked(e Event) *node { return h.nodeLocked(e.File, e.IsDir) }
+
+// folderLocked is a directory, made where it is not there.
+func (h *Host) folderLocked(ino uint64) *node { return h.nodeLocked(ino, true) }
+
+func (h *Host) nodeLocked(ino uint64, dir bool) *node {
+	n := h.nodes[ino]
 	if n == nil {
-		n = newNode(e.File, e.Op == OpMkdir)
-		h.nodes[e.File] = n
-		h.nextIno = max(h.nextIno, e.File)
+		n = newNode(ino, dir)
+		h.nodes[ino] = n
+		h.nextIno = max(h.nextIno, ino)
 	}
 	return n
 }
