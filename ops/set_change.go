@@ -152,17 +152,7 @@ func (l *Library) makeSet(r Ref, set Set) error {
 	if err != nil {
 		return err
 	}
-	return makeFile(r, func(f File) error { return errors.Join(format.CreateSet(f, set), syncTemporary(r)) })
-}
-
-// syncTemporary makes the name durable that a file has before its own: a file whose
-// own name counts at once must not lose it with the other one.
-func syncTemporary(r Ref) error {
-	folder := path.Dir(r.Name)
-	if err := r.Dir.Sync(folder, "set.temporary.folder"); err != nil {
-		return err
-	}
-	return r.Dir.Sync(path.Join(folder, StateDir), "set.temporary")
+	return makeFile(r, func(f File) error { return format.CreateSet(f, set) })
 }
 
 // behindSet makes the target the disk of a new set where a set was asked for.
@@ -200,7 +190,7 @@ func (s *setInUse) newLeaf(name string, base *Engine, now time.Time) (Info, erro
 	}
 	spec := CreateSpec{Type: Differencing, Size: size, LogicalSector: info.LogicalSector, PhysicalSector: info.PhysicalSector, Now: now,
 		Parent: &CreateParent{LinkID: info.LinkID, DiskID: info.DiskID, Timestamp: st.Mtime, Relative: relative, Absolute: base.ref.Path()}}
-	return info, makeFile(ref, func(f File) error { return errors.Join(base.format.Create(f, spec), syncTemporary(ref)) })
+	return info, makeFile(ref, func(f File) error { return base.format.Create(f, spec) })
 }
 
 // openLeaf takes the engine of a disk that nobody else knows, for writing.

@@ -200,8 +200,6 @@ func cut(t *testing.T, c change, limit int, dropped ...string) (int, error) {
 }
 
 // Each sync of a snapshot and an apply is needed: with it dropped some state is red.
-// That of the temporary name is for hosts whose renames do not keep what they name;
-// the host in memory is none.
 func TestDroppedSyncsOfSetsAreSeen(t *testing.T) {
 	for label, name := range map[string]string{
 		"create.name": "second snapshot", "vhdx.create": "second snapshot", "vhds.body": "apply",
