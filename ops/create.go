@@ -111,6 +111,9 @@ func sweep(d Dir, state string) {
 		return
 	}
 	for _, e := range list {
+		if base, ok := strings.CutSuffix(e.Name, folderSuffix); ok && e.IsDir {
+			sweepFolder(d, path.Join(state, base))
+		}
 		id, ok := strings.CutSuffix(e.Name, temporarySuffix)
 		if _, err := ParseGUID(id); !ok || err != nil || !e.IsRegular {
 			continue
@@ -120,11 +123,48 @@ func sweep(d Dir, state string) {
 		if err != nil {
 			continue
 		}
-		if f.Lock(true) == nil {
+		if f.Lock(true) == nil && removeTree(d, folderOfTemporary(name)) == nil {
 			_ = d.Remove(name)
 		}
 		_ = f.Close()
 	}
+}
+
+// sweepFolder removes the folder of a temporary that a crash took away.
+func sweepFolder(d Dir, base string) {
+	if _, err := ParseGUID(path.Base(base)); err != nil {
+		return
+	}
+	if _, err := d.Stat(base + temporarySuffix); errors.Is(err, iofs.ErrNotExist) {
+		_ = removeTree(d, base+folderSuffix)
+	}
+}
+
+// folderOfTemporary is the folder that goes with a temporary, where several files
+// get their names with one rename: as long as it is there so is the temporary, but
+// for a crash.
+func folderOfTemporary(temp string) string {
+	return strings.TrimSuffix(temp, temporarySuffix) + folderSuffix
+}
+
+const folderSuffix = ".dir"
+
+// removeTree removes a folder of ours with the files in it; nothing where there is
+// none.
+func removeTree(d Dir, name string) error {
+	list, err := d.List(name)
+	for _, e := range list {
+		if err == nil {
+			err = d.Remove(path.Join(name, e.Name))
+		}
+	}
+	if err == nil {
+		err = d.Remove(name)
+	}
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // removeIfEmpty removes a state folder that holds nothing.

@@ -9,14 +9,14 @@ import (
 var opConvert = &Op{
 	Name:    "convert",
 	Method:  "ConvertVirtualHardDisk",
-	Brief:   "copy the disk, parents included, into a new image",
+	Brief:   "copy the disk, parents included, into a new image, or its chain into a new folder",
 	JobType: 6,
 	Writes:  true,
 	Plans:   true,
 	Args: []Arg{
-		argPath,
-		argFormat.with("default by the extension, which it has to match", Word{"raw", 0}, Word{"vfd", FormatVFD}),
-		argType.with("default that of the image, dynamic where that has a parent or none; differencing with a parent"),
+		Arg{Name: "Path", Kind: ArgNewPath, Required: true, Bare: true, Help: "the file to be made, with type=chain the folder"},
+		argFormat.with("default by the extension, which it has to match; with type=chain that of the image", Word{"raw", 0}, Word{"vfd", FormatVFD}),
+		argType.with("default that of the image, dynamic where that has a parent or none; differencing with a parent; chain: each disk of the chain, or of a set's, as a plain disk in a folder", Word{typeChain, 0}),
 		argParent.with("the image that the copy is to be a child of: it holds what differs"),
 		argBlock,
 		{Name: "LogicalSectorSize", Short: "sector", Kind: ArgSize, Help: "accepted, as by the service, and not used: sectors stay as they are"},
@@ -30,6 +30,9 @@ var opConvert = &Op{
 // runConvert never changes the source, and answers [ErrBusy] where something
 // writes it.
 func runConvert(ctx context.Context, r *Request) (_ Fields, err error) {
+	if r.Args.Text("Type") == typeChain {
+		return runConvertChain(ctx, r)
+	}
 	t, err := r.newTarget()
 	if err != nil {
 		return nil, err

@@ -266,31 +266,35 @@ func (t *target) make(ctx context.Context, src source, progress func(done, all i
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return makeFile(t.ref, func(f File) error {
-		if t.format == nil {
-			if err := f.Truncate(t.spec.Size, "raw.create"); err != nil {
-				return err
-			}
-			return t.fill(ctx, rawFile{f}, src, progress)
-		}
-		var err error
-		t.lib.guard("create "+t.ref.Path(), &err, func() { err = t.format.Create(f, t.spec) })
-		if err != nil || src == nil {
+	return makeFile(t.ref, func(f File) error { return t.write(ctx, f, src, progress) })
+}
+
+// write makes the new, empty file f the image, filled from src unless that is nil,
+// and syncs it. It leaves f open.
+func (t *target) write(ctx context.Context, f File, src source, progress func(done, all int64)) error {
+	if t.format == nil {
+		if err := f.Truncate(t.spec.Size, "raw.create"); err != nil {
 			return err
 		}
-		var layer Layer
-		t.lib.guard("open "+t.ref.Path(), &err, func() {
-			layer, err = t.format.Open(heldFile{f}, OpenOptions{Write: true, Ext: extension(t.ref.Name), Cache: NewCache(layerCache)})
-		})
-		if err != nil {
-			return err
-		}
-		err = t.fill(ctx, layer.(Writer), src, progress)
-		if err := errors.Join(err, layer.Close()); err != nil {
-			return err
-		}
-		return f.Sync("create.filled") // what closing wrote
+		return t.fill(ctx, rawFile{f}, src, progress)
+	}
+	var err error
+	t.lib.guard("create "+t.ref.Path(), &err, func() { err = t.format.Create(f, t.spec) })
+	if err != nil || src == nil {
+		return err
+	}
+	var layer Layer
+	t.lib.guard("open "+t.ref.Path(), &err, func() {
+		layer, err = t.format.Open(heldFile{f}, OpenOptions{Write: true, Ext: extension(t.ref.Name), Cache: NewCache(layerCache)})
 	})
+	if err != nil {
+		return err
+	}
+	err = t.fill(ctx, layer.(Writer), src, progress)
+	if err := errors.Join(err, layer.Close()); err != nil {
+		return err
+	}
+	return f.Sync("create.filled") // what closing wrote
 }
 
 // copier copies src to what is to be the image's content.

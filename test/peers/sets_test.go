@@ -16,7 +16,8 @@ import (
 )
 
 // The disks of a set are plain VHDX: 7-Zip and libvhdi read each layer, and
-// QEMU the set as one disk, without the set.
+// QEMU the set as one disk, without the set. 7-Zip reads its chain, copied, in either
+// format.
 func TestDisksOfSets(t *testing.T) {
 	dir := t.TempDir()
 	l := folder.Open(t, dir)
@@ -43,6 +44,8 @@ func TestDisksOfSets(t *testing.T) {
 	}
 	require.NoError(t, h.Close())
 	do("convert", "d.vhds", "path=flat.vhdx type=dynamic")
+	do("convert", "d.vhds", "path=plain type=chain")
+	do("convert", "d.vhds", "path=other type=chain format=vhd")
 	found, err := l.Inspect(l.Top("d.vhds"))
 	require.NoError(t, err)
 	names := []string{found.Set.Leaf}
@@ -55,6 +58,11 @@ func TestDisksOfSets(t *testing.T) {
 		same(t, want, run(t, sevenZip, "e", "-so", "-tvhdx", filepath.Join(dir, names[0])))
 		for _, n := range names {
 			same(t, content(t, dir, n), run(t, sevenZip, "e", "-so", "-tvhdx", filepath.Join(dir, n)))
+		}
+		same(t, want, run(t, sevenZip, "e", "-so", "-tvhdx", filepath.Join(dir, "plain", "d.vhdx")))
+		same(t, want, run(t, sevenZip, "e", "-so", "-tvhd", filepath.Join(dir, "other", "d.vhd")))
+		for _, n := range names[1:] {
+			same(t, content(t, dir, n), run(t, sevenZip, "e", "-so", "-tvhdx", filepath.Join(dir, "plain", n)))
 		}
 	})
 	t.Run("qemu-img", func(t *testing.T) {
