@@ -117,14 +117,19 @@ func (w *Writer) editLocked(page int64) ([]byte, error) {
 	return b, nil
 }
 
-// setEntryLocked changes entry i of the BAT in memory.
+// setEntryLocked changes entry i of the BAT in memory, and in the eyes of whoever
+// checks it.
 func (w *Writer) setEntryLocked(i int64, e entry) error {
 	at := w.regions.bat.off + i*entryBytes
 	b, err := w.editLocked(at / pageSize)
 	if err != nil {
 		return err
 	}
+	old := entry(le.Uint64(b[at%pageSize:]))
 	le.PutUint64(b[at%pageSize:], uint64(e))
+	for _, c := range w.checks {
+		c.changedLocked(i, old, e)
+	}
 	return nil
 }
 

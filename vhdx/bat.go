@@ -128,6 +128,28 @@ func (g geometry) checkPayload(i int64, e entry, reserved []span) error {
 	return checkPlace(i, e, g.block, reserved)
 }
 
+// content is the space of what entry i says has content, where that can be; other
+// entries have none.
+func (g geometry) content(i int64, e entry, reserved []span) (span, bool) {
+	n := g.block
+	var err error
+	switch {
+	case !e.present(), g.isBitmap(i) && !g.hasParent:
+		return span{}, false
+	case g.isBitmap(i):
+		n, err = bitmapBlock, g.checkBitmap(i, e, reserved)
+	default:
+		err = g.checkPayload(i, e, reserved)
+	}
+	return span{e.offset(), e.offset() + n}, err == nil
+}
+
+// keeps is the space that a block without content kept, in states 1 and 3.
+func (g geometry) keeps(i int64, e entry) (span, bool) {
+	ok := e.offset() != 0 && (e.state() == stateUndefined || e.state() == stateUnmapped)
+	return span{e.offset(), e.offset() + g.block}, ok && !g.isBitmap(i) && uint64(e)&reservedMask == 0
+}
+
 // checkBitmap judges the entry at BAT index i of a sector bitmap block that is
 // needed.
 func (g geometry) checkBitmap(i int64, e entry, reserved []span) error {

@@ -35,6 +35,7 @@ type Disk struct {
 	overlay  *overlay
 	src      io.ReaderAt // the overlay, or the file itself
 	table    table
+	checks   []*checker // that are under way
 }
 
 // Size is the virtual size in bytes.

@@ -118,6 +118,11 @@ func (w *Writer) finishBAT(to span) error {
 	w.moveTableLocked(old, to)
 	w.regions.bat = to
 	w.reserveLocked()
+	for _, c := range w.checks {
+		c.space.grow(w.fileSize)
+		c.space.release(old)
+		c.space.claim(to)
+	}
 	w.mendedLocked(regionNames...)
 	w.retireLocked(old)
 	w.mu.Unlock()

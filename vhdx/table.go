@@ -58,9 +58,15 @@ func (d *Disk) entryAt(i int64) (entry, error) {
 // Entries that stand in a hole of the host file are zeros: skip, unless nil, is
 // asked to take n of them at once.
 func (d *Disk) scanBAT(from, to int64, skip func(i, n int64) bool, f func(i int64, e entry) bool) error {
+	return d.scanPages(from, to, scanCached, skip, f)
+}
+
+// scanPages is scanBAT that takes the first pages, as many as cached says, through
+// the cache.
+func (d *Disk) scanPages(from, to int64, cached int, skip func(i, n int64) bool, f func(i int64, e entry) bool) error {
 	var buf []byte
 	for n := 0; from < to; n++ {
-		if n >= scanCached && skip != nil {
+		if n >= cached && skip != nil {
 			if hole := d.holeEntries(from, to); hole > 0 {
 				if !skip(from, hole) {
 					return nil
@@ -72,7 +78,7 @@ func (d *Disk) scanBAT(from, to int64, skip func(i, n int64) bool, f func(i int6
 		at := d.regions.bat.off + from*entryBytes
 		var b []byte
 		var err error
-		if n < scanCached {
+		if n < cached {
 			b, err = d.table.page(at / pageSize)
 		} else {
 			left := d.regions.bat.off + roundUp(to*entryBytes, pageSize) - at/pageSize*pageSize
