@@ -215,7 +215,7 @@ func (w *writer) allocateLocked(b, in, n int64, p []byte) error {
 		s.stale = max(s.stale, end)
 		return err
 	}
-	w.mu.wait.bat[b] = uint32(at / sectorSize)
+	w.enterLocked(b, uint32(at/sectorSize))
 	if bits != nil {
 		w.mu.wait.bits[b] = bits
 	}

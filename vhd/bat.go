@@ -34,6 +34,12 @@ func (d *Disk) pendingEntryLocked(b int64) (uint32, bool) {
 	return s, ok
 }
 
+// enterLocked has the next flush make s table entry b.
+func (d *Disk) enterLocked(b int64, s uint32) {
+	d.mu.wait.bat[b] = s
+	d.mu.moves++
+}
+
 // entryLocked is BAT entry b: the sector of the block's bitmap, or unused.
 func (d *Disk) entryLocked(b int64) (uint32, error) {
 	if s, ok := d.pendingEntryLocked(b); ok {

@@ -38,6 +38,7 @@ type Disk struct {
 		info  ops.Info
 		wait  pending // what the next flush writes
 		leave pending // what the flush under way writes
+		moves uint64  // changes of the block table so far
 	}
 	lay *layout // guarded by mu
 }

@@ -41,7 +41,7 @@ func (w *writer) moveBlockLocked(b, at, to int64) error {
 		w.session.stale = max(w.session.stale, to+w.stride())
 		return err
 	}
-	w.mu.wait.bat[b] = uint32(to / sectorSize)
+	w.enterLocked(b, uint32(to/sectorSize))
 	return nil
 }
 
@@ -51,7 +51,7 @@ func (w *writer) dropLocked(b int64) error {
 		return err
 	}
 	w.changed.Store(true)
-	w.mu.wait.bat[b] = unused
+	w.enterLocked(b, unused)
 	delete(w.mu.wait.bits, b)
 	w.session.free++
 	return nil

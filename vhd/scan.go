@@ -25,6 +25,8 @@ type tableScan struct {
 type scanVisit struct {
 	// bad takes each entry that cannot be, and each block that overlaps another.
 	bad func(b int64, err error) error
+	// real, if not nil, tells whether two blocks are still where they seem to overlap.
+	real func(a, b entryAt) bool
 	// gap, if not nil, takes the space that nothing uses before the last block or
 	// structure, in the order of the file.
 	gap func(g gap) error
@@ -50,40 +52,46 @@ type gap struct {
 type scan struct {
 	tableScan
 	visit  scanVisit
-	spans  []span // structures that were not met yet
-	tables bool   // a structure ends at end
+	spans  []span  // structures that were not met yet
+	last   entryAt // the block before
+	tables bool    // a structure ends at end
 }
 
 // scanLocked reads the whole table, streaming. It goes over the file in windows so
 // that a table of any size is sorted in bounded memory; blocks that do not overlap
 // bound what a window holds.
 func (d *Disk) scanLocked(ctx context.Context, visit scanVisit) (tableScan, error) {
-	s := scan{visit: visit, spans: d.structures()}
-	last := entryAt{at: -1}
-	window := scanWindow * d.stride()
-	for lo := int64(0); ; lo += window {
-		found, more, err := d.windowLocked(ctx, lo, lo+window, visit)
-		if err != nil {
+	s := scan{visit: visit, spans: d.structures(), last: entryAt{at: -1}}
+	for w := d.firstWindow(); ; w = w.next() {
+		if err := d.collectLocked(ctx, &w, 0, int64(d.head.entries), visit); err != nil {
 			return s.tableScan, err
 		}
-		slices.SortFunc(found, func(a, b entryAt) int { return cmp.Compare(a.at, b.at) })
-		for _, e := range found {
-			if last.at >= 0 && e.at < last.at+d.stride() {
-				err := ops.Corruptf(ops.StatusBATCorrupt, "vhd: bat entry %d: block at %#x overlaps block %d at %#x", e.b, e.at, last.b, last.at)
-				if err := visit.bad(e.b, err); err != nil {
-					return s.tableScan, err
-				}
-			}
-			if err := s.passBlock(e, e.at+d.stride()); err != nil {
-				return s.tableScan, err
-			}
-			last = e
+		if err := s.passWindow(&w, d.stride()); err != nil {
+			return s.tableScan, err
 		}
-		s.allocated += int64(len(found))
-		if !more {
+		if !w.more {
 			return s.tableScan, s.passStructures(math.MaxInt64)
 		}
 	}
+}
+
+// passWindow meets the blocks of a window.
+func (s *scan) passWindow(w *window, stride int64) error {
+	slices.SortFunc(w.found, func(a, b entryAt) int { return cmp.Compare(a.at, b.at) })
+	for _, e := range w.found {
+		if s.last.at >= 0 && e.at < s.last.at+stride && (s.visit.real == nil || s.visit.real(e, s.last)) {
+			err := ops.Corruptf(ops.StatusBATCorrupt, "vhd: bat entry %d: block at %#x overlaps block %d at %#x", e.b, e.at, s.last.b, s.last.at)
+			if err := s.visit.bad(e.b, err); err != nil {
+				return err
+			}
+		}
+		if err := s.passBlock(e, e.at+stride); err != nil {
+			return err
+		}
+		s.last = e
+	}
+	s.allocated += int64(len(w.found))
+	return nil
 }
 
 func (s *scan) passBlock(e entryAt, end int64) error {
@@ -124,18 +132,31 @@ func (s *scan) pass(off, end int64, structure bool) error {
 
 type entryAt struct{ b, at int64 }
 
-// windowLocked collects the entries of good blocks that start in [lo, hi); more
-// says that others start later. Bad ones are reported in the first window.
-func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, visit scanVisit) (found []entryAt, more bool, err error) {
+// window is a part of the file, with the good blocks that start there.
+type window struct {
+	lo, hi int64
+	found  []entryAt
+	more   bool // others start later
+}
+
+func (d *Disk) firstWindow() window { return window{hi: scanWindow * d.stride()} }
+
+func (w window) next() window {
+	return window{lo: w.hi, hi: 2*w.hi - w.lo}
+}
+
+// collectLocked puts into w those of blocks [from, to) that start there; from is the
+// first of a page. Bad ones are reported in the first window.
+func (d *Disk) collectLocked(ctx context.Context, w *window, from, to int64, visit scanVisit) error {
 	page := make([]byte, tablePage)
-	for b := int64(0); b < int64(d.head.entries); b++ {
+	for b := from; b < to; b++ {
 		if b%(tablePage/4) == 0 {
 			if err := ctx.Err(); err != nil {
-				return nil, false, err
+				return err
 			}
 			n := min(tablePage, d.head.tableBytes()-b*4)
 			if err := readFull(d.file, page[:n], int64(d.head.tableOffset)+b*4, "block table"); err != nil {
-				return nil, false, err
+				return err
 			}
 		}
 		s := binary.BigEndian.Uint32(page[b*4%tablePage:])
@@ -146,26 +167,26 @@ func (d *Disk) windowLocked(ctx context.Context, lo, hi int64, visit scanVisit) 
 			continue
 		}
 		at := int64(s) * sectorSize
-		if at >= hi {
-			more = true
+		if at >= w.hi {
+			w.more = true
 		}
 		if err := d.checkWhole(b, at); err != nil {
-			if lo > 0 {
+			if w.lo > 0 {
 				continue
 			}
 			if err := visit.bad(b, err); err != nil {
-				return nil, false, err
+				return err
 			}
 			continue
 		}
-		if at < lo || at >= hi {
+		if at < w.lo || at >= w.hi {
 			continue
 		}
-		if found = append(found, entryAt{b, at}); len(found) > scanWindow+1 {
-			return nil, false, ops.Corruptf(ops.StatusBATCorrupt, "vhd: block table: over %d blocks between %#x and %#x overlap", scanWindow, lo, hi)
+		if w.found = append(w.found, entryAt{b, at}); len(w.found) > scanWindow+1 {
+			return ops.Corruptf(ops.StatusBATCorrupt, "vhd: block table: over %d blocks between %#x and %#x overlap", scanWindow, w.lo, w.hi)
 		}
 	}
-	return found, more, nil
+	return nil
 }
 
 // checkWhole is [Disk.checkEntry], and the data have to be in the file too.
