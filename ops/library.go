@@ -14,12 +14,13 @@ const StateDir = ".vhdfs-state"
 
 // LibraryOptions are the terms of a [Library].
 type LibraryOptions struct {
-	Top     Dir       // the image folder
-	Search  []Dir     // folders whose images may be parents, found by path and by id
-	Allow   []Dir     // folders that parents may be opened in, by recorded path only
-	Formats []*Format // in the order they are probed
-	Cache   *Cache    // nil: a cache of DefaultCacheBudget
-	Tables  Tables    // of partitions; nil: none is known
+	Top      Dir       // the image folder
+	Search   []Dir     // folders whose images may be parents, found by path and by id
+	Allow    []Dir     // folders that parents may be opened in, by recorded path only
+	Formats  []*Format // in the order they are probed
+	Cache    *Cache    // nil: a cache of DefaultCacheBudget
+	Tables   Tables    // of partitions; nil: none is known
+	Tracking Tracking  // of changes; nil: none
 	// BeforeWrite is asked before the first writer of a file, nil: nobody is. It
 	// answers ErrBusy while something else uses the file, such as a loop device.
 	BeforeWrite func(FileID) error

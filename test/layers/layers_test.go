@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"vhdfs/ops":       {xsys},
 	"vhdfs/ops/host":  {xsys, "vhdfs/ops"},
 	"vhdfs/ops/part":  {"vhdfs/ops"},
+	"vhdfs/ops/track": {"vhdfs/ops"},
 	"vhdfs/ops/view":  {"vhdfs/ops", "vhdfs/ops/part"},
 	"vhdfs/vhdx":      {"vhdfs/ops"},
 	"vhdfs/vhd":       {"vhdfs/ops"},
