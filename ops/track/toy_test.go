@@ -3,6 +3,7 @@ package track_test
 import (
 	"encoding/binary"
 	"errors"
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -138,7 +139,11 @@ func (g *guest) resize(granules int64) error {
 	return g.t.Resize(size, func() error {
 		b := make([]byte, 8)
 		for i := g.y.d.Size / granule; i < granules; i++ { // what an earlier life left is gone
-			if _, err := g.y.f.ReadAt(b, toyData+i*granule); err == nil && binary.LittleEndian.Uint64(b) == 0 {
+			clear(b)
+			if _, err := g.y.f.ReadAt(b, toyData+i*granule); err != nil && err != io.EOF {
+				return err
+			}
+			if binary.LittleEndian.Uint64(b) == 0 {
 				continue
 			}
 			if err := g.store(i, 0); err != nil {
