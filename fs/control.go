@@ -29,6 +29,10 @@ func (m *mount) controlAs(key controlKey, op *ops.Op, ref ops.Ref) *textFile {
 		mode: 0o600,
 		stat: m.statOf(ref),
 		render: func(w io.Writer) error {
+			if op.State != nil {
+				f, err := op.State(&ops.Request{Library: m.lib, Image: ref})
+				return writeAnswer(w, ops.Answer{Operation: op.Title(), Fields: f, Err: err})
+			}
 			if last := m.lastAnswer(c.key); last != nil {
 				return last.copyTo(w)
 			}

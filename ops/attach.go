@@ -85,7 +85,9 @@ func (a *Attacher) Attach(r Ref, t AttachTerms) (_ Attachment, way Way, why, err
 	}
 	x := &attached{handle: h, way: way, Attachment: Attachment{Image: r, ID: st.ID, ReadOnly: t.ReadOnly, Optical: h.engine().format.Number == FormatISO}}
 	if err = x.attachable(); err == nil && t.Way == WayDirect {
-		_, err = h.straight()
+		if _, err = h.straight(); err == nil {
+			err = h.untracked()
+		}
 	}
 	if err != nil || t.Dry {
 		return x.Attachment, way, why, errors.Join(err, h.Close())

@@ -44,6 +44,9 @@ func (e *Engine) upgrade(r Ref, a Access, o OpenOptions) error {
 	if err == nil {
 		err = e.file.Lock(true)
 	}
+	if err == nil {
+		err = e.openTracking(r, layer, false)
+	}
 	if err != nil {
 		return errors.Join(err, layer.Close())
 	}
@@ -71,9 +74,15 @@ func (e *Engine) downgrade() error {
 	if err != nil {
 		return err
 	}
+	tracked := e.suspendLocked()
 	e.lib.guard("close "+e.ref.Path(), &err, func() { err = e.mu.writer.Close() })
 	e.mu.layer, e.mu.writer = flushed, nil
 	closed, openErr := e.newLayer(heldFile{e.file}, OpenOptions{})
+	ended := closed
+	if err != nil || openErr != nil {
+		ended = nil
+	}
+	err = errors.Join(err, tracked, e.resumeLocked(ended))
 	if openErr == nil {
 		e.mu.layer = closed
 		openErr = flushed.Close()
@@ -129,6 +138,9 @@ func (c *Chain) forWriting(off, n int64, f func(layers) error) error {
 	if err := l.checkWriteLocked(off, n); err != nil {
 		return err
 	}
+	if err := l.markLocked(off, n); err != nil {
+		return err
+	}
 	defer l.wroteLocked(off, n)
 	return f(l)
 }
@@ -141,6 +153,9 @@ func (c *Chain) writeShared(off, n int64, f func(layers) error) (bool, error) {
 	}
 	defer l.rUnlock()
 	if err := l.checkWriteLocked(off, n); err != nil || !l.wholeSectors(off, n, l.sizeLocked()) {
+		return false, err
+	}
+	if err := l.markLocked(off, n); err != nil {
 		return false, err
 	}
 	defer l.wroteLocked(off, n)

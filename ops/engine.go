@@ -52,6 +52,7 @@ type Engine struct {
 	}
 	visits  atomic.Int64 // how often somebody came to write, or to read through it
 	flushes flushes
+	tracked atomic.Pointer[tracked]  // while it is open for writing; nil: changes are not tracked
 	written atomic.Pointer[writeLog] // who copies the image wants to know of writes; nil: nobody
 	poison  atomic.Pointer[error]    // why writes and flushes are refused
 	dead    atomic.Pointer[error]    // why everything is refused: it panicked
@@ -223,7 +224,7 @@ func (e *Engine) close() (err error) {
 	}
 	e.mu.closed = true
 	if e.dead.Load() == nil {
-		e.lib.guard("close "+e.ref.Path(), &err, func() { err = e.mu.layer.Close() })
+		e.lib.guard("close "+e.ref.Path(), &err, func() { err = e.closeLayerLocked() })
 	}
 	return errors.Join(err, e.file.Close())
 }

@@ -97,6 +97,9 @@ func (m *merger) run(ctx context.Context) error {
 
 // begin makes the journal, or takes up the one that is there.
 func (m *merger) begin() error {
+	if err := m.loosen(); err != nil {
+		return err
+	}
 	if m.state != mergeVoid {
 		return m.journal.resume(m.rec, m.files())
 	}
@@ -106,6 +109,9 @@ func (m *merger) begin() error {
 
 // fill makes the destination hold all that the disks above it hold, durably.
 func (m *merger) fill(ctx context.Context) error {
+	if err := m.dest().dropTracking(); err != nil {
+		return err
+	}
 	if err := m.announce(); err != nil {
 		return err
 	}
@@ -205,6 +211,9 @@ func (m *merger) rest(e *Engine) error { return e.downgrade() }
 // the same before and after. The source, which nobody writes, is cut off then.
 func (m *merger) relink(context.Context) error {
 	if err := m.rest(m.dest()); err != nil {
+		return err
+	}
+	if err := m.trackFrozen(); err != nil {
 		return err
 	}
 	if err := m.journal.mark(markMoved); err != nil {

@@ -70,7 +70,7 @@ func (n *mergeEnd) run() error {
 func (n *mergeEnd) remove(f *mergeFile, ref Ref) error {
 	found, err := n.lib.inspect(ref, Read|NoFollow, false)
 	if absent(err) {
-		return nil
+		return n.lib.tracking().Remove(ref)
 	}
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (n *mergeEnd) remove(f *mergeFile, ref Ref) error {
 		return err
 	}
 	n.removed = append(n.removed, ref.Path())
-	return nil
+	return n.lib.tracking().Remove(ref)
 }
 
 func (n *mergeEnd) recordPath() string {

@@ -44,6 +44,7 @@ func (m *merger) moveSet(ctx context.Context, s *writeSet, limit int64) error {
 // there is
 //
 //	move the rest; flush   the source with all that was flushed
+//	track                  the same; the destination's tracking file, which the next try makes anew
 //	commit of the set      the same; of a set the destination, which nobody writes before it is cut off
 //	cut                    the destination with that, and all that was written
 //
@@ -122,6 +123,9 @@ func (m *merger) turn(ctx context.Context, cut CreateParent, slice int64) (bool,
 		return false, err
 	}
 	if err := m.mover.withDest(Writer.Flush); err != nil {
+		return false, err
+	}
+	if err := m.trackLocked(); err != nil {
 		return false, err
 	}
 	if err := m.commitSet(); err != nil {

@@ -45,6 +45,9 @@ type Op struct {
 	Document string
 	// Can tells whether images like this one have the operation; nil: all have.
 	Can func(*Found) bool
+	// State, if not nil, is what somebody reads in its control file who made no
+	// request: the present state.
+	State func(*Request) (Fields, error)
 	// Run does the work. Its fields stand in the answer on failure too: they say
 	// how far it came and what it found. ctx ends when the operation is to stop
 	// at the next point where the image is whole.
@@ -53,8 +56,8 @@ type Op struct {
 
 // All is the table of operations, in the order of the documentation.
 var All = []*Op{
-	opApply, opAttach, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opDetach, opFind, opMerge, opOptimize, opRequestStateChange, opResize,
-	opSet, opSetParent, opSetSnapshot, opSnapshot, opStart, opStop, opValidate, opValidateReservations,
+	opApply, opAttach, opChanges, opCheck, opCompact, opConvert, opConvertToSet, opCreate, opCreateFloppy, opDelete, opDetach, opFind, opMerge, opOptimize, opRequestStateChange, opResize,
+	opSet, opSetParent, opSetSnapshot, opSnapshot, opStart, opStop, opTracking, opValidate, opValidateReservations,
 }
 
 // Request is one call of an operation.

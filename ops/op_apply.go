@@ -151,6 +151,9 @@ func (a *applying) change() (err error) {
 	if _, err := s.newLeaf(a.leaf, base, time.Now()); err != nil {
 		return err
 	}
+	if err := base.inheritTrackingNew(s.beside(a.leaf)); err != nil {
+		return err
+	}
 	to, err := s.openLeaf(a.leaf)
 	if err != nil {
 		return err

@@ -52,6 +52,9 @@ func (r *Request) mend(ctx context.Context, sound bool, mended *[]Anomaly) (err 
 		case !ok:
 			return Errorf(errors.ErrUnsupported, StatusWrongType, "%s: an image of this kind cannot be mended", r.Image.Path())
 		}
+		if err := o.engine().loosen(); err != nil {
+			return err
+		}
 		return repairer.Repair(ctx, func(a Anomaly) error {
 			rec := undoRecord{Time: time.Now().UTC(), Operation: nameCheck, Mends: &a}
 			if err := undo.add(rec); err != nil {

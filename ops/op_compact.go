@@ -152,9 +152,41 @@ func (c *compaction) compact(ctx context.Context) error {
 		o.Free = c.isFree
 	}
 	return c.Do(func(w Writer) (err error) {
+		if err := c.track(w); err != nil {
+			return err
+		}
 		c.result, err = w.(Compacter).Compact(ctx, o)
 		return err
 	})
+}
+
+// track tells the tracking file what may change: what is stored in free space.
+func (c *compaction) track(w Writer) error {
+	t := c.engine().tracked.Load()
+	if t == nil || c.r.Dry {
+		return nil
+	}
+	if err := t.Loosen(); err != nil {
+		return err
+	}
+	for _, r := range c.free {
+		for off, end := r.Off, r.Off+r.Len; off < end; {
+			x, err := c.chain.Extent(off, end-off)
+			if err != nil {
+				return err
+			}
+			if x.Kind == Data {
+				if err := t.begin(w); err != nil {
+					return err
+				}
+				if err := t.Write(off, x.Len); err != nil {
+					return err
+				}
+			}
+			off += x.Len
+		}
+	}
+	return nil
 }
 
 // findFree asks the partition table for space that nobody uses. Who writes the

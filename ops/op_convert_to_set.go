@@ -57,13 +57,16 @@ func runConvertToSet(_ context.Context, r *Request) (_ Fields, err error) {
 		if err == nil {
 			err = r.Image.Dir.Sync(folder, "set.rename")
 		}
+		if err == nil {
+			err = r.Library.tracking().Move(r.Image, disk)
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	if err := r.Library.makeSet(set, Set{Leaf: path.Base(disk.Name)}); err != nil {
 		if disk.Name != r.Image.Name {
-			err = errors.Join(err, r.Image.Dir.Rename(disk.Name, r.Image.Name), r.Image.Dir.Sync(folder, "set.rename.back"))
+			err = errors.Join(err, r.Image.Dir.Rename(disk.Name, r.Image.Name), r.Image.Dir.Sync(folder, "set.rename.back"), r.Library.tracking().Move(disk, r.Image))
 		}
 		return nil, err
 	}

@@ -234,7 +234,7 @@ func (z *resizing) plan() (p Plan, err error) {
 // partition table is looked at once more when nobody can write one.
 func (z *resizing) carryOut(ctx context.Context) error {
 	if z.new >= z.old {
-		if err := z.Do(func(w Writer) error { return w.(Resizer).Resize(ctx, z.new, z.below) }); err != nil {
+		if err := z.Do(func(w Writer) error { return z.resize(ctx, w) }); err != nil {
 			return err
 		}
 	}
@@ -260,8 +260,12 @@ func (z *resizing) carryOut(ctx context.Context) error {
 				return err
 			}
 		}
-		return w.(Resizer).Resize(ctx, z.new, z.below)
+		return z.resize(ctx, w)
 	})
+}
+
+func (z *resizing) resize(ctx context.Context, w Writer) error {
+	return z.engine().trackResize(w, z.new, func() error { return w.(Resizer).Resize(ctx, z.new, z.below) })
 }
 
 // tell makes those who have the disk open see what it is now: it may have become

@@ -270,6 +270,9 @@ func (r *Request) relink(c *relinking, p *newParent) (err error) {
 		if err := c.undo.add(c.record); err != nil {
 			return fmt.Errorf("undo record %s: %w", c.undo.Path(), err)
 		}
+		if err := o.trackParent(c.to.LinkID); err != nil {
+			return err
+		}
 		return relinker.SetParent(c.to)
 	})
 }

@@ -140,6 +140,9 @@ func (r *Request) set(own *Found, key string, was, to any, change func(Settable)
 		if err := undo.add(rec); err != nil {
 			return fmt.Errorf("undo record %s: %w", undo.Path(), err)
 		}
+		if err := o.engine().loosen(); err != nil {
+			return err
+		}
 		return change(s)
 	})
 	if err != nil {

@@ -176,7 +176,9 @@ func (s *setInUse) tryTake(o *Operation, n *SetSnapshot, leaf string) (err error
 		if now.LinkID != info.LinkID {
 			return errOtherLink
 		}
-		return nil
+		id, err := from.sealForLocked(to, n.Created)
+		next.Snapshots[len(next.Snapshots)-1].TrackingID = id
+		return err
 	}}
 	if err := w.run(); err != nil {
 		return err

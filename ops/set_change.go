@@ -225,6 +225,9 @@ func (s *setInUse) discard(name string) error {
 	if err := ref.Dir.Sync(path.Dir(ref.Name), "set.discard"); err != nil {
 		return err
 	}
+	if err := s.lib.tracking().Remove(ref); err != nil {
+		return err
+	}
 	n := s.next()
 	n.Files = slices.DeleteFunc(n.Files, func(f SetFile) bool { return f.Name == name })
 	return s.commit(n)

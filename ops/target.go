@@ -233,6 +233,11 @@ func (t *target) produce(ctx context.Context, r *Request, src source) (Fields, e
 	if err := t.make(ctx, src, r.Progress); err != nil {
 		return nil, err
 	}
+	if t.parent != nil && src == nil { // it reads as its parent
+		if err := t.parent.engine().inheritTrackingNew(t.ref); err != nil {
+			return nil, errors.Join(err, t.ref.Dir.Remove(t.ref.Name))
+		}
+	}
 	if t.set == nil {
 		return Fields{{"Path", t.ref.Path()}}, nil
 	}

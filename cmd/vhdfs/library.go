@@ -10,6 +10,7 @@ import (
 	"vhdfs/ops"
 	"vhdfs/ops/host"
 	"vhdfs/ops/part"
+	"vhdfs/ops/track"
 )
 
 // folders are the directories that a command may open images in.
@@ -31,7 +32,7 @@ func parentFlags() []cli.Flag {
 // end the program.
 func openFolders(c *cli.Context, top string, cache int64, panicked func(where string, value any, stack []byte)) (*folders, error) {
 	f := &folders{}
-	o := ops.LibraryOptions{Formats: formats, Tables: part.Tables{}, BeforeWrite: host.LoopOn, Panicked: panicked}
+	o := ops.LibraryOptions{Formats: formats, Tables: part.Tables{}, Tracking: track.Files{}, BeforeWrite: host.LoopOn, Panicked: panicked}
 	if cache > 0 {
 		o.Cache = ops.NewCache(cache)
 	}
