@@ -235,9 +235,9 @@ func (w *workload) live(v *world) error {
 
 // wanted is how many states are to be judged: VHDFS_TRACKING_STATES, for long runs.
 func wanted(t *testing.T) int {
-	n := 40_000
+	n := 12_000
 	if testing.Short() {
-		n = 4_000
+		n = 2_000
 	}
 	if s := os.Getenv("VHDFS_TRACKING_STATES"); s != "" {
 		var err error
