@@ -48,8 +48,8 @@ func TestTree(t *testing.T) {
 	})
 	require.Equal(t, []string{".vhdfs", "a.vhdx", "sub"}, list(t, m.mnt))
 	require.Equal(t, []string{"b.flat"}, list(t, m.path("sub")))
-	require.Equal(t, []string{"attach", "caches", "chain.json", "check", "compact", "convert", "convert-to-set", "detach", "fault", "hold", "long", "map.json", "panic", "partitions", "partitions.json",
-		"raw", "resize", "settings.json", "slow", "snapshot", "stall", "state.json", "validate"}, list(t, m.path("a.vhdx")))
+	require.Equal(t, []string{"attach", "caches", "chain.json", "changes", "check", "compact", "convert", "convert-to-set", "detach", "fault", "hold", "long", "map.json", "panic", "partitions", "partitions.json",
+		"raw", "resize", "settings.json", "slow", "snapshot", "stall", "state.json", "tracking", "validate"}, list(t, m.path("a.vhdx")))
 	require.Equal(t, []string{"create", "create-floppy", "find", "help", "jobs", "log", "metrics", "mounted",
 		"request-state-change", "start", "stop", "validate-persistent-reservations"}, list(t, m.path(".vhdfs")))
 	help := []string{"fault", "hold", "slow", "long", "panic", "caches", "stall"}
