@@ -52,7 +52,7 @@ func (r *Request) mend(ctx context.Context, sound bool, mended *[]Anomaly) (err 
 		case !ok:
 			return Errorf(errors.ErrUnsupported, StatusWrongType, "%s: an image of this kind cannot be mended", r.Image.Path())
 		}
-		if err := o.engine().loosen(); err != nil {
+		if err := o.engine().dropTracking(); err != nil { // nobody says what is read differently then
 			return err
 		}
 		return repairer.Repair(ctx, func(a Anomaly) error {

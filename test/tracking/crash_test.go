@@ -235,7 +235,7 @@ func (w *workload) live(v *world) error {
 
 // wanted is how many states are to be judged: VHDFS_TRACKING_STATES, for long runs.
 func wanted(t *testing.T) int {
-	n := 12_000
+	n := 8_000
 	if testing.Short() {
 		n = 2_000
 	}
