@@ -3,35 +3,10 @@ package forest
 import (
 	"errors"
 	"fmt"
-	"syscall"
 
 	"vhdfs/test/crash"
 	"vhdfs/test/sim"
 )
-
-// fault is what a host answers from some call on.
-type fault struct {
-	err   error
-	short bool // a write stores half of it
-	stays bool
-}
-
-var faults = []fault{
-	{syscall.EIO, false, false}, {syscall.ENOSPC, false, false}, {syscall.ENOSPC, true, false},
-	{syscall.EIO, false, true}, {syscall.ENOSPC, false, true},
-}
-
-func (x fault) fits(c sim.Call) bool {
-	switch c.Op {
-	case sim.OpClose:
-		return false // the kernel closes whatever it answers
-	case sim.OpWrite:
-		return true
-	case sim.OpCreate, sim.OpMkdir, sim.OpRename, sim.OpTruncate, sim.OpAllocate, sim.OpPunch, sim.OpSync, sim.OpSyncDir:
-		return !x.short
-	}
-	return x.err == syscall.EIO && !x.short
-}
 
 // fail lets one call of the action fail, or all from there on, asks what is left,
 // and lets another program go on. What it came to is where the action then begins.
@@ -39,7 +14,7 @@ func (f *Forest) fail(a *action) error {
 	if err := f.restart(); err != nil {
 		return err
 	}
-	calls, x := 0, faults[f.rng.IntN(len(faults))]
+	calls, x := 0, sim.Failings[f.rng.IntN(len(sim.Failings))]
 	trial := f.host.Clone()
 	trial.SetFault(func(sim.Call) error { calls++; return nil })
 	lib := f.library(trial)
@@ -48,23 +23,16 @@ func (f *Forest) fail(a *action) error {
 	}
 	k, at := 1+f.rng.IntN(calls), sim.Call{}
 	h := f.host.Clone()
-	h.SetFault(func(c sim.Call) error {
-		if c.N != k && !(x.stays && c.N > k) || !x.fits(c) {
-			return nil
-		}
+	x.From(h, k, func(c sim.Call) {
 		if at.N == 0 {
 			at = c
 		}
-		if x.short {
-			return &sim.ShortWrite{Stored: int(c.Len / 2 / 512 * 512), Err: x.err}
-		}
-		return x.err
 	})
 	lib = f.library(h)
 	answer := a.do(lib)
 	h.SetFault(nil)
 	say := func(what string, err error) error {
-		return fmt.Errorf("%s, call %d, %s %s %s: %v, short %t, stays %t, answered %v: %s: %w", a.op, at.N, at.Op, at.Path, at.Label, x.err, x.short, x.stays, answer.Err, what, err)
+		return fmt.Errorf("%s, call %d, %s %s %s: %v, short %t, stays %t, answered %v: %s: %w", a.op, at.N, at.Op, at.Path, at.Label, x.Err, x.Short, x.Stays, answer.Err, what, err)
 	}
 	if answer.Err != nil && at.N == 0 || answer.Err == nil && at.Op == sim.OpSync {
 		return say("that is wrong", errors.ErrUnsupported)

@@ -32,27 +32,6 @@ func points(t *testing.T) int {
 	return 250
 }
 
-// fault fails the k-th call of a merge, and those after it where it stays.
-type fault struct {
-	err   syscall.Errno
-	short bool
-	stays bool
-}
-
-var faults = []fault{{syscall.EIO, false, false}, {syscall.ENOSPC, false, false}, {syscall.ENOSPC, true, false}, {syscall.EIO, false, true}, {syscall.ENOSPC, false, true}}
-
-func (f fault) fits(c sim.Call) bool {
-	switch c.Op {
-	case sim.OpClose:
-		return false // the kernel closes whatever it answers
-	case sim.OpWrite:
-		return true
-	case sim.OpCreate, sim.OpMkdir, sim.OpRename, sim.OpTruncate, sim.OpAllocate, sim.OpPunch, sim.OpSync, sim.OpSyncDir:
-		return !f.short
-	}
-	return f.err == syscall.EIO
-}
-
 // Whatever call fails, the disk reads as before, through the program that saw the
 // failure too, and the same request succeeds when the host can do it again.
 func TestEveryCallFails(t *testing.T) {
@@ -67,11 +46,11 @@ func TestEveryCallFails(t *testing.T) {
 			calls := s.calls(t, base.Clone())
 			rng := rand.New(rand.NewPCG(seed, 4))
 			for range total / scenes {
-				c, f := calls[rng.IntN(len(calls))], faults[rng.IntN(len(faults))]
-				if !f.fits(c) {
+				c, f := calls[rng.IntN(len(calls))], sim.Failings[rng.IntN(len(sim.Failings))]
+				if !f.Fits(c) {
 					continue
 				}
-				at := fmt.Sprintf("call %d, %s %s %s: %v, short %t, stays %t", c.N, c.Op, c.Path, c.Label, f.err, f.short, f.stays)
+				at := fmt.Sprintf("call %d, %s %s %s: %v, short %t, stays %t", c.N, c.Op, c.Path, c.Label, f.Err, f.Short, f.Stays)
 				require.NoError(t, s.inject(base.Clone(), c.N, f), at)
 			}
 		})
@@ -87,24 +66,10 @@ func (s *scene) calls(t *testing.T, h *sim.Host) []sim.Call {
 	return calls
 }
 
-// on makes the k-th call fail from now on, and notes that it did.
-func (f fault) on(h *sim.Host, k int, hit *bool) {
-	h.SetFault(func(c sim.Call) error {
-		if c.N != k && !(f.stays && c.N > k) || !f.fits(c) {
-			return nil
-		}
-		*hit = true
-		if f.short {
-			return &sim.ShortWrite{Stored: int(c.Len / 2 / 512 * 512), Err: f.err}
-		}
-		return f.err
-	})
-}
-
 // inject merges with a fault, then without.
-func (s *scene) inject(h *sim.Host, k int, f fault) error {
+func (s *scene) inject(h *sim.Host, k int, f sim.Failing) error {
 	hit := false
-	f.on(h, k, &hit)
+	f.From(h, k, func(sim.Call) { hit = true })
 	lib := library(h)
 	a := merge(lib, s.line[s.source].path, s.request())
 	h.SetFault(nil)
@@ -145,15 +110,15 @@ func TestEveryCallFailsInUse(t *testing.T) {
 			calls := len(s.calls(t, base.Clone()))
 			rng := rand.New(rand.NewPCG(seed, 9))
 			for n := range total / scenes {
-				f := faults[rng.IntN(len(faults))]
+				f := sim.Failings[rng.IntN(len(sim.Failings))]
 				k := 1 + rng.IntN(calls)
-				require.NoError(t, s.injectInUse(base.Clone(), k, f, uint64(n)), "call %d: %v, short %t, stays %t", k, f.err, f.short, f.stays)
+				require.NoError(t, s.injectInUse(base.Clone(), k, f, uint64(n)), "call %d: %v, short %t, stays %t", k, f.Err, f.Short, f.Stays)
 			}
 		})
 	}
 }
 
-func (s *scene) injectInUse(h *sim.Host, k int, f fault, seed uint64) error {
+func (s *scene) injectInUse(h *sim.Host, k int, f sim.Failing, seed uint64) error {
 	leaf := s.line[3]
 	lib := library(h)
 	w, err := lib.Open(ref(lib, leaf.path), ops.Write)
@@ -168,7 +133,7 @@ func (s *scene) injectInUse(h *sim.Host, k int, f fault, seed uint64) error {
 		}
 	}
 	hit := false
-	f.on(h, k, &hit)
+	f.From(h, k, func(sim.Call) { hit = true })
 	a := merge(lib, s.line[s.source].path, s.request())
 	h.SetFault(nil)
 	if a.Err != nil && !hit {
