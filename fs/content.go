@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"sync/atomic"
 	"syscall"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
@@ -20,6 +21,7 @@ type content struct {
 	first  names  // of its first look-up
 	gen    uint32 // see pages
 	window window
+	stat   ops.FileStat // of its first look-up
 }
 
 var (
@@ -51,10 +53,20 @@ type contentHandle struct {
 	write  bool
 	opener uint32 // the process that opened it
 	device bool   // the daemon itself opened it: for an attached image's block device, or to write back
+
+	drops bool        // the kernel drops its pages with this open
+	told  atomic.Bool // that it has
+	last  int         // of the view's opens, when this was the last handle; mount.mu guards it
+	clean bool        // the pages were right then; mount.mu guards it
 }
 
 // content makes the node of a window of an image, by a stat of its file alone.
 func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, error) {
+	return m.contentAgain(found, w, nil)
+}
+
+// contentAgain is content for a thread that looks again for what is parked for it.
+func (m *mount) contentAgain(found *ops.Found, w window, again *parked) (node, gofs.StableAttr, error) {
 	c := &content{m: m, first: names{image: found.Ref, host: found.Ref}, window: w}
 	st := found.Stat
 	if found.Set != nil && found.Err == nil {
@@ -64,8 +76,8 @@ func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, erro
 			return nil, gofs.StableAttr{}, err
 		}
 	}
-	c.file, c.isSet = found.Stat.ID, found.Set != nil
-	c.gen = m.look(c.file, &st, w, c.first)
+	c.file, c.isSet, c.stat = found.Stat.ID, found.Set != nil, st
+	c.gen = m.look(c.file, &st, w, c.first, again)
 	return c, gofs.StableAttr{Ino: nodeIno(c.file.Ino), Gen: nodeGen(c.file.Dev, c.gen)}, nil
 }
 
@@ -87,7 +99,7 @@ func (c *content) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOu
 	if err != nil || c.isSet || st.ID != c.file {
 		h := c.anyHandle(false)
 		if h == nil && (err != nil || !c.isSet) {
-			return syscall.ESTALE
+			return c.fillAttr(out, &c.stat) // as it was: an open says what it is now
 		}
 		if h == nil {
 			return c.fillAttr(out, &st)
@@ -167,8 +179,7 @@ func (c *content) anyHandle(write bool) *contentHandle {
 }
 
 // Open implements [gofs.NodeOpener]: it opens the image and its parents, or
-// joins those who have it open. Pages are kept always: a node under which they
-// may be wrong is not opened (see pages).
+// joins those who have it open. Pages are kept unless they may be wrong (see pages).
 func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	h, err := c.open(ctx, flags&syscall.O_ACCMODE != syscall.O_RDONLY)
 	if err != nil {
@@ -181,6 +192,9 @@ func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint
 	c.m.counted.opens.Add(1)
 	if c.m.opts.Cache == CacheNone {
 		return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+	}
+	if h.drops {
+		return h, 0, 0
 	}
 	return h, fuse.FOPEN_KEEP_CACHE, 0
 }
@@ -199,28 +213,37 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 
 		access |= ops.ForDevice
 	}
+	again := c.m.unpark(caller)
 	v, err := c.m.admit(c, write)
-	if err != nil {
+	c.m.unpin(again)
+	if err != nil && err != errLookAgain {
+		c.m.closeParked(again)
 		return nil, err
 	}
 	image := c.names().image
-	disk, err := c.m.lib.Open(image, access)
-	if err != nil {
+	disk, oerr := c.openOr(again, image, access)
+	switch {
+	case oerr != nil && err == nil:
 		c.m.dismiss(v, write)
-		return nil, err
-	}
-	h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write}
-	h.device = device
-	if known {
-		h.opener = caller.Pid
-	}
-	if err := c.m.settle(c, h, stampOf(disk.Layers())); err != nil {
-		if e := disk.Close(); e != nil {
-			c.log().WithError(e).Warn("close")
+		return nil, oerr
+	case oerr != nil:
+		return nil, oerr
+	case err == nil:
+		h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write, device: device}
+		if known {
+			h.opener = caller.Pid
 		}
+		if err = c.m.settle(c, h, stampOf(disk.Layers())); err == nil {
+			return h, nil
+		}
+	}
+	if c.m.park(caller, c, image, disk, access) {
 		return nil, err
 	}
-	return h, nil
+	if e := disk.Close(); e != nil {
+		c.log().WithError(e).Warn("close")
+	}
+	return nil, err
 }
 
 // Release implements [gofs.NodeReleaser]. The kernel has written its dirty pages
@@ -238,7 +261,7 @@ func (c *content) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
 func (m *mount) close(h *contentHandle) error {
 	layers := h.disk.Layers()
 	err := h.disk.Close()
-	m.rest(h.pages, stampOf(layers))
+	m.rest(h, stampOf(layers))
 	return err
 }
 
@@ -250,6 +273,7 @@ func (m *mount) closeAll() {
 	m.mu.Lock()
 	m.mu.closed = true
 	m.mu.Unlock()
+	m.unparkAll()
 	for _, h := range m.handles() {
 		if !m.leave(h) {
 			continue
