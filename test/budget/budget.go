@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -119,4 +120,23 @@ func store(name string, line []byte) error {
 	}
 	_, err = f.Write(append(line, '\n'))
 	return errors.Join(err, f.Close())
+}
+
+// Shrink leaves parts out of a list that fails, halves first, as long as it still
+// fails, within tries calls of run. at is the index of the failure in the list, its
+// length for one that the end showed; run answers that of a shorter list, and
+// whether that fails.
+func Shrink[T any](list []T, at, tries int, run func(shorter []T) (at int, fails bool)) []T {
+	list = list[:min(at+1, len(list))]
+	for size := len(list) / 2; size > 0; size /= 2 {
+		for from := 0; from+size <= len(list) && tries > 0; tries-- {
+			shorter := slices.Delete(slices.Clone(list), from, from+size)
+			if at, fails := run(shorter); fails {
+				list = shorter[:min(at+1, len(shorter))]
+				continue
+			}
+			from += size
+		}
+	}
+	return list
 }

@@ -15,11 +15,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 
 	"vhdfs/ops"
+	"vhdfs/test/budget"
 	"vhdfs/test/fixture"
 	"vhdfs/test/sim"
 	"vhdfs/vhd"
@@ -352,16 +352,13 @@ func Run(seed uint64, cut Cut, steps []uint64) (failure *Failure) {
 
 // Shrink leaves steps out of a list as long as it fails, within tries runs.
 func Shrink(seed uint64, cut Cut, steps []uint64, failure *Failure, tries int) ([]uint64, *Failure) {
-	steps = steps[:min(failure.At+1, len(steps))]
-	for size := len(steps) / 2; size > 0; size /= 2 {
-		for at := 0; at+size <= len(steps) && tries > 0; tries-- {
-			shorter := slices.Delete(slices.Clone(steps), at, at+size)
-			if f := Run(seed, cut, shorter); f != nil {
-				steps, failure = shorter[:min(f.At+1, len(shorter))], f
-				continue
-			}
-			at += size
+	short := budget.Shrink(steps, failure.At, tries, func(shorter []uint64) (int, bool) {
+		f := Run(seed, cut, shorter)
+		if f == nil {
+			return 0, false
 		}
-	}
-	return steps, failure
+		failure = f
+		return f.At, true
+	})
+	return short, failure
 }

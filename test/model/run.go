@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"vhdfs/ops"
+	"vhdfs/test/budget"
 	"vhdfs/test/sim"
 )
 
@@ -298,18 +299,15 @@ func (m *machine) finish(parents [][]byte) error {
 // Shrink removes operations from a failing list, halves first, as long as it
 // still fails, within tries runs.
 func Shrink(c Config, seed uint64, list []Op, failure *Failure, tries int) ([]Op, *Failure) {
-	list = list[:min(failure.At+1, len(list))]
-	for size := len(list) / 2; size > 0; size /= 2 {
-		for at := 0; at+size <= len(list) && tries > 0; tries-- {
-			shorter := slices.Delete(slices.Clone(list), at, at+size)
-			if f := Run(c, seed, shorter); f != nil {
-				list, failure = shorter[:min(f.At+1, len(shorter))], f
-				continue
-			}
-			at += size
+	short := budget.Shrink(list, failure.At, tries, func(shorter []Op) (int, bool) {
+		f := Run(c, seed, shorter)
+		if f == nil {
+			return 0, false
 		}
-	}
-	return list, failure
+		failure = f
+		return f.At, true
+	})
+	return short, failure
 }
 
 // Script prints a list, one operation a line.
