@@ -31,16 +31,25 @@ var opApply = &Op{
 
 func canSet(f *Found) bool { return f.Set != nil && f.Set.ReadOnly == "" }
 
-func runApply(ctx context.Context, r *Request) (_ Fields, err error) {
+// useSnapshot takes a set, and the snapshot of it that the request names.
+func (r *Request) useSnapshot() (*setInUse, *SetSnapshot, error) {
 	s, err := r.Library.useSet(r.Image)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := s.snapshot(r.Args.Text(argSnapshot.Name))
+	if err != nil {
+		return nil, nil, errors.Join(err, s.close())
+	}
+	return s, n, nil
+}
+
+func runApply(ctx context.Context, r *Request) (_ Fields, err error) {
+	s, n, err := r.useSnapshot()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	n, err := s.snapshot(r.Args.Text(argSnapshot.Name))
-	if err != nil {
-		return nil, err
-	}
 	if n.Path == "" {
 		return nil, Errorf(errors.ErrUnsupported, StatusWrongState, "snapshot %q of %s is a reference without data", n.Name(), r.Image.Path())
 	}
@@ -205,15 +214,11 @@ var opDelete = &Op{
 
 // runDelete is one commit. The file stays: what lies above it reads through it.
 func runDelete(_ context.Context, r *Request) (_ Fields, err error) {
-	s, err := r.Library.useSet(r.Image)
+	s, n, err := r.useSnapshot()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	n, err := s.snapshot(r.Args.Text(argSnapshot.Name))
-	if err != nil {
-		return nil, err
-	}
 	persist := r.Args.Bool("PersistReferenceSnapshot")
 	switch {
 	case persist && n.Type != SetSnapshotVM:
