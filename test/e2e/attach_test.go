@@ -230,3 +230,26 @@ func readFile(t *testing.T, name string) string {
 	require.NoError(t, err)
 	return string(b)
 }
+
+// The kernel is asked to look for partitions unless partscan=false; where it knows any
+// tables it shows them as devices.
+func TestAttachAsksForPartitions(t *testing.T) {
+	need.Loop(t)
+	need.Tool(t, "sfdisk")
+	m := Start(t, t.TempDir())
+	require.NoError(t, os.WriteFile(m.Path(".vhdfs", "create"), []byte("path=d.vhdx size=64M"), 0))
+	m.Shell(t, `echo 'label: gpt
+		start=2048, size=8192' | sfdisk -q --no-reread --no-tell-kernel d.vhdx/raw > /dev/null`)
+	for request, asked := range map[string]string{"1": "1", "partscan=false": "0"} {
+		device := attach(t, m, "d.vhdx", request)
+		sys := filepath.Join("/sys/block", filepath.Base(device))
+		require.Equal(t, asked+"\n", readFile(t, filepath.Join(sys, "loop", "partscan")), request)
+		detach(t, m, "d.vhdx")
+	}
+	t.Run("devices", func(t *testing.T) {
+		need.Partitions(t)
+		device := attach(t, m, "d.vhdx", "1")
+		require.Equal(t, "4194304\n", shell(t, "udevadm settle 2>/dev/null; blockdev --getsize64 $1", device+"p1"))
+		detach(t, m, "d.vhdx")
+	})
+}

@@ -4,8 +4,10 @@
 package need
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -68,4 +70,25 @@ func Loop(t testing.TB) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Partitions asks for a kernel that reads partition tables. No package brings one, so
+// that is a skip in CI too.
+func Partitions(t testing.TB) {
+	t.Helper()
+	for _, name := range []string{"/proc/config.gz", "/boot/config-" + kernelRelease()} {
+		if out, err := exec.Command("zgrep", "-qE", "^CONFIG_(EFI|MSDOS)_PARTITION=y", name).CombinedOutput(); err == nil {
+			return
+		} else if code := (*exec.ExitError)(nil); errors.As(err, &code) && code.ExitCode() == 1 && len(out) == 0 {
+			t.Skip("needs: a kernel that reads partition tables")
+		}
+	}
+}
+
+func kernelRelease() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
