@@ -72,6 +72,8 @@ func TestTwoMountsOfOneFolder(t *testing.T) {
 			{"compact", "1", "EBUSY"}, {"convert", "path=new.vhd", "EBUSY"}, {"resize", "128M", "EBUSY"},
 			{"merge", "1", "EBUSY"}, {"set-parent", "base.vhdx", "EBUSY"},
 			{"check", "repair=true", "EBUSY"}, {"check", "1", ""}, {"validate", "1", ""},
+			{"attach", "device=none", "EBUSY"}, {"attach", "device=none readonly=true", "EBUSY"}, {"snapshot", "1", "EBUSY"},
+			{"convert-to-set", "1", "EBUSY"},
 		}},
 	} {
 		t.Run(tt.image, func(t *testing.T) {

@@ -36,6 +36,7 @@ func newOrdinary(t *testing.T, fill func(dir string)) *ordinary {
 	require.NoError(t, err)
 	if st.Mode().Perm()&0o006 != 0o006 {
 		require.NoError(t, os.Chmod("/dev/fuse", 0o666)) // Debian's default
+		t.Cleanup(func() { require.NoError(t, os.Chmod("/dev/fuse", st.Mode().Perm())) })
 	}
 	top, err := os.MkdirTemp("", "TestUser") // t.TempDir's parents are root's alone
 	require.NoError(t, err)
@@ -164,4 +165,38 @@ func TestAnOrdinaryUserReadsWhatIsRoots(t *testing.T) {
 		true`)
 	out, err := u.run(u.bin, "umount", u.mnt)
 	require.NoError(t, err, out)
+}
+
+// An ordinary user's image is only kept open: with device=none, and, with a warning,
+// where a device was asked for. Without a mount a service does that.
+func TestAnOrdinaryUserAttaches(t *testing.T) {
+	need.Tool(t, "jq")
+	u := newOrdinary(t, func(dir string) { chainOfTwo(t, dir) })
+	u.mount(t)
+	for _, tt := range []struct{ request, warnings string }{{"device=none", "null"}, {"1", "1"}} {
+		require.Equal(t, "0\nnone\n"+tt.warnings, u.shell(t, `
+			echo `+tt.request+` > child.avhdx/attach
+			jq -r '.ReturnValue,.Way,(.Warnings|if . then length else . end)' child.avhdx/attach`))
+		require.Equal(t, u.images+"/child.avhdx", u.shell(t, `jq -r .Name .vhdfs/mounted/*.json`))
+		u.shell(t, `
+			echo 1 > child.avhdx/attach 2>/dev/null && exit 9
+			printf pinned | dd of=child.avhdx/raw conv=notrunc,fsync status=none
+			echo child.avhdx > .vhdfs/find
+			echo 1 > child.avhdx/detach`)
+		require.Equal(t, "", u.shell(t, "ls .vhdfs/mounted"))
+	}
+	out, err := u.run(u.bin, "umount", u.mnt)
+	require.NoError(t, err, out)
+
+	image := filepath.Join(u.images, "child.avhdx")
+	for _, words := range [][]string{{"attach", image, "device=none"}, {"status"}, {"detach", image}} {
+		out, err = u.run("env", append([]string{"XDG_RUNTIME_DIR=" + filepath.Dir(u.mnt), u.bin}, words...)...)
+		require.NoError(t, err, out)
+		if words[0] == "status" {
+			require.Contains(t, out, "no device  read-write  "+image)
+		}
+	}
+	out, err = u.run(u.bin, "status")
+	require.NoError(t, err, out)
+	require.NotContains(t, out, image)
 }
