@@ -74,6 +74,8 @@ type copier struct {
 	dst  sink
 	size int64 // of the new image; what src lacks are zeros
 
+	noClones bool // the host has refused one
+
 	progress func(done, all int64) // may be nil; called by one worker at a time
 	mu       struct {
 		sync.Mutex
@@ -146,6 +148,13 @@ func (c *copier) walk(ctx context.Context, pieces chan<- piece) error {
 		case zero:
 			c.report(n)
 			off += n
+			continue
+		}
+		if k, err := c.clone(off, n); err != nil {
+			return err
+		} else if k > 0 {
+			c.report(k)
+			off += k
 			continue
 		}
 		n = min(c.size-off, (off+n+copyGranule-1)/copyGranule*copyGranule-off, copyChunk-off%copyGranule)

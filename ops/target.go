@@ -295,7 +295,11 @@ func (t *target) write(ctx context.Context, f File, src source, progress func(do
 	if err != nil {
 		return err
 	}
-	err = t.fill(ctx, layer.(Writer), src, progress)
+	to := sink(layer.(Writer))
+	if t.spec.Type == Fixed {
+		to = fixedSink{layer.(Writer), f}
+	}
+	err = t.fill(ctx, to, src, progress)
 	if err := errors.Join(err, layer.Close()); err != nil {
 		return err
 	}

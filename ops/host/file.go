@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -24,7 +25,10 @@ type File struct {
 	}
 }
 
-var _ ops.File = (*File)(nil)
+var (
+	_ ops.File   = (*File)(nil)
+	_ ops.Cloner = (*File)(nil)
+)
 
 // ReadAt fills p; io.EOF with what is there at the end of the file.
 func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
@@ -99,6 +103,26 @@ func (f *File) Allocate(off, n int64) error {
 		return nil
 	}
 	return f.control("allocate", func(fd int) error { return unix.Fallocate(fd, 0, off, n) })
+}
+
+// Clone shares space of two files of one file system; see [ops.Cloner].
+func (f *File) Clone(off int64, src ops.File, from, n int64) error {
+	s, ok := src.(*File)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return f.control("clone", func(fd int) error {
+		return s.control("clone from", func(srcFD int) error {
+			err := unix.IoctlFileCloneRange(fd, &unix.FileCloneRange{
+				Src_fd: int64(srcFD), Src_offset: uint64(from), Src_length: uint64(n), Dest_offset: uint64(off),
+			})
+			switch err {
+			case unix.EINVAL, unix.EXDEV, unix.ENOTTY, unix.EOPNOTSUPP, unix.EPERM, unix.ETXTBSY:
+				return errors.ErrUnsupported
+			}
+			return err
+		})
+	})
 }
 
 // NextData finds the next run of stored data.
