@@ -24,20 +24,15 @@ type window struct {
 }
 
 // pages is a view: a window of a disk as the kernel knows it. Its generation is in the
-// identity of its node: as long as it stays, the size that the kernel has is right, and
-// so is every page, but while drop says otherwise: then each open drops them. A new one
-// begins
+// identity of its node: as long as it stays, every page that the kernel has is
+// right. A new one begins
 //
 //   - at a LOOKUP while nobody has the view open, when size or times of the host
 //     file, or the window, are not what they were;
-//   - at a first open, when the file is another one, or of another size, than the node
-//     stands for: that open answers ESTALE, and the kernel looks the name up again, once;
-//     see parked.
-//
-// A first open of a node of an older generation makes that the view's again. Pages are
-// wrong at a first open when the file or a parent is not what it was at the last close,
-// and after a last close after which a change could not be seen, because the times of the
-// file are too fresh to tell, or after which bytes may be missing.
+//   - at a first open, when the file or a parent is not what it was at the last
+//     close: that open answers ESTALE, and the kernel looks the name up again;
+//   - at a last close after which a change could not be seen, because the times
+//     of the file are too fresh to tell, or after which bytes may be missing.
 //
 // A write through another view of the same bytes is such a change of the file.
 type pages struct {
@@ -46,11 +41,8 @@ type pages struct {
 	names   names  // of the last look-up
 	handles []*contentHandle
 	pending int   // opens under way
-	pinned  int   // look-ups of threads that look again, whose opens are to come
 	writing int   // of handles and pending, those for writing
-	seen    stamp // of the chain, at the last close; nil while that is not known
-	drop    bool  // the kernel may have wrong pages: every open drops all of them
-	opens   int   // that became handles, ever
+	seen    stamp // of the chain, at the last close; empty while that is not known
 	lost    losses
 	fixing  bool // a truncation of our own raw is under way
 
@@ -59,7 +51,7 @@ type pages struct {
 	followed  chan struct{} // closed when there is none any more; nil without
 }
 
-func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 && v.pinned == 0 }
+func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 }
 
 // stamp is what the files of a chain looked like, the image's own first; nil
 // when nothing is known.
@@ -111,46 +103,24 @@ func nodeGen(dev uint64, gen uint32) uint64 {
 	return uint64(unix.Major(dev)<<20|unix.Minor(dev)&0xfffff)<<32 | uint64(gen)
 }
 
-// renewLocked begins a new generation, of which the kernel has nothing.
+// renewLocked begins a new generation.
 func (m *mount) renewLocked(v *pages) {
 	m.mu.lastGen++
 	v.gen = m.mu.lastGen
-	v.seen, v.drop = nil, false
+	v.seen = nil
 }
 
-// reviveLocked makes a node of another generation its view's, where nobody has that
-// open; nil where somebody has.
-func (c *content) reviveLocked() *pages {
-	d := c.m.diskLocked(c.file)
-	v := d.windows[c.window.part]
-	switch {
-	case v == nil:
-		v = &pages{names: c.first}
-		d.windows[c.window.part] = v
-	case !v.idle() || v.growing:
-		return nil
-	}
-	v.gen, v.window, v.seen, v.drop = c.gen, c.window, nil, true
-	return v
-}
-
-func (m *mount) diskLocked(id ops.FileID) *disk {
+// look answers a LOOKUP of a window: the generation of its node. st is the host
+// file, which nobody can have changed unseen while the view is open; id is its
+// identity, or that of the set whose disk it is.
+func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names) uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	d := m.mu.disks[id]
 	if d == nil {
 		d = &disk{windows: map[int]*pages{}}
 		m.mu.disks[id] = d
 	}
-	return d
-}
-
-// look answers a LOOKUP of a window: the generation of its node. st is the host
-// file, which nobody can have changed unseen while the view is open; id is its
-// identity, or that of the set whose disk it is. again, if not nil, is what is parked for
-// the thread that looks: no other node gets the view before its open.
-func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names, again *parked) uint32 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	d := m.diskLocked(id)
 	v := d.windows[w.part]
 	if v == nil {
 		v = &pages{window: w}
@@ -164,18 +134,13 @@ func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names, again *
 		}
 		v.window = w
 	}
-	if again != nil && again.view == nil && !again.taken {
-		again.view = v
-		v.pinned++
-	}
 	return v.gen
 }
 
 // admit makes room for an open of c and pins its view. raw and the partitions
 // are two views of the same bytes with a cache each: while one is open for
 // writing the other cannot be opened, which is asked for a second because
-// RELEASE comes late. ESTALE when c is not the node of its view, and somebody has that
-// open.
+// RELEASE comes late. ESTALE when c is not the current node of its view.
 func (m *mount) admit(c *content, write bool) (*pages, error) {
 	for try := 0; ; try++ {
 		v, err := m.tryAdmit(c, write)
@@ -196,16 +161,11 @@ func (m *mount) tryAdmit(c *content, write bool) (*pages, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := c.viewLocked()
-	switch {
-	case m.mu.closed:
+	if v == nil || m.mu.closed {
 		return nil, errLookAgain
-	case m.mu.stopping:
-		return nil, errStopping
-	case v == nil:
-		v = c.reviveLocked()
 	}
-	if v == nil {
-		return nil, errLookAgain
+	if m.mu.stopping {
+		return nil, errStopping
 	}
 	for part, other := range m.mu.disks[c.file].windows {
 		if (part == 0) == (c.window.part == 0) {
@@ -236,9 +196,9 @@ func (v *pages) dismissLocked(write bool) {
 	}
 }
 
-// settle turns an admitted open into a handle of its view. A first open that finds
-// another file, or another size, than the kernel's node has is ESTALE: the name leads
-// to a new node then. The caller closes h after an error, or parks it.
+// settle turns an admitted open into a handle of its view. A first open that
+// finds another chain, or another size, than the kernel has pages for is ESTALE:
+// the name leads to a new node then. The caller closes h after an error.
 func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -248,33 +208,17 @@ func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
 		return errLookAgain
 	}
 	if len(v.handles) == 0 {
-		if h.disk.CacheID() != c.file || !c.window.fits(h.disk.Size()) {
+		other := len(s) == 0 || h.disk.CacheID() != c.file || !c.isSet && s[0].ID != c.file
+		changed := v.seen != nil && !v.seen.same(s)
+		if other || changed || !c.window.fits(h.disk.Size()) {
 			v.dismissLocked(h.write)
-			if v.idle() { // else another thread comes back for this node
-				m.renewLocked(v)
-			}
+			m.renewLocked(v)
 			return errLookAgain
-		}
-		if v.seen != nil && !v.seen.same(s) {
-			v.drop = true
 		}
 	}
 	v.pending--
-	v.opens++
-	h.drops = v.drop
 	v.handles = append(v.handles, h)
 	return nil
-}
-
-// dropped notes that the open of a handle is over, and what it was to drop with it: the
-// kernel has sent a request on it.
-func (m *mount) dropped(h *contentHandle) {
-	if !h.drops || h.told.Swap(true) {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h.pages.drop = false
 }
 
 // fits tells whether the window is what a disk of size bytes has there.
@@ -287,7 +231,7 @@ func (w window) fits(size int64) bool {
 
 // leave takes a handle off its view. It tells whether the caller is to close it:
 // the end of the mount may have been first. After the last one nothing is known
-// of the chain until [mount.rest]: an open that is faster drops the pages.
+// of the chain until [mount.rest]: an open that is faster starts without pages.
 func (m *mount) leave(h *contentHandle) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -300,27 +244,28 @@ func (m *mount) leave(h *contentHandle) bool {
 	if h.write {
 		v.writing--
 	}
-	if h.drops && !h.told.Swap(true) {
-		v.drop = false
-	}
 	if v.idle() {
-		h.last, h.clean = v.opens, !v.drop && v.lost.err == nil
-		v.lost.err = nil
-		v.seen, v.drop = nil, true
+		if v.lost.err != nil {
+			v.lost.err = nil
+			m.renewLocked(v)
+		}
+		v.seen = stamp{}
 	}
 	return true
 }
 
-// rest notes what the chain looks like after a handle was closed: as long as it does the
-// kernel's pages are right, if they were and times can prove it.
-func (m *mount) rest(h *contentHandle, s stamp) {
+// rest notes what the chain looks like after a handle was closed.
+func (m *mount) rest(v *pages, s stamp) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := h.pages
-	if len(v.handles) > 0 || h.last != v.opens || v.gen != h.node.gen { // it was opened since, or is new
+	if !v.idle() || v.seen == nil { // nil: it began anew since, and the kernel has no pages of it
 		return
 	}
-	v.seen, v.drop = s, !h.clean || !s.proves(time.Now())
+	if !s.proves(time.Now()) {
+		m.renewLocked(v)
+		return
+	}
+	v.seen = s
 }
 
 // forget drops a view that the kernel holds nothing of.
