@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -198,7 +199,6 @@ func TestConvertChainStops(t *testing.T) {
 	o := op(t, "convert")
 	args, err := o.Parse("path=n type=chain")
 	require.NoError(t, err)
-	calls := 0
 	ctx, cancel := context.WithCancel(context.Background())
 	a = o.Do(ctx, &ops.Request{Library: w.lib, Image: w.lib.Top("d.vhds"), Args: args, Progress: func(done, all int64) {
 		require.EqualValues(t, 16*mib, all)
@@ -209,12 +209,14 @@ func TestConvertChainStops(t *testing.T) {
 	require.ErrorIs(t, a.Err, context.Canceled)
 	require.Equal(t, before, w.hostNames("/vms"))
 
-	w.host.SetFault(func(sim.Call) error { calls++; return nil })
+	var counted atomic.Int64 // several workers copy
+	w.host.SetFault(func(sim.Call) error { counted.Add(1); return nil })
 	require.NoError(t, w.ask("convert", "d.vhds", "path=all type=chain").Err)
-	for k := 1; k < calls; k += max(1, calls/60) {
-		n := 0
+	calls := counted.Load()
+	for k := int64(1); k < calls; k += max(1, calls/60) {
+		var n atomic.Int64
 		w.host.SetFault(func(c sim.Call) error {
-			if n++; n == k && c.Op != sim.OpClose {
+			if n.Add(1) == k && c.Op != sim.OpClose {
 				return syscall.EIO
 			}
 			return nil
