@@ -15,86 +15,47 @@ type Cloner interface {
 // more, and says so.
 const clonePage = 4096
 
-// place is where the bytes of a run stand in a host file; the zero place is nowhere.
-type place struct {
-	file   File
-	pos, n int64
-}
-
-// placed is what can say where its data stand.
-type placed interface {
-	// place is that of the run of data at off, at most max bytes.
-	place(off, max int64) (place, error)
-}
-
-func (f rawFile) place(off, max int64) (place, error) { return place{f.File, off, max}, nil }
-
-func (s rawSource) place(off, max int64) (place, error) {
-	x, err := s.Raw.Extent(off, max)
-	if err != nil || x.Kind != Data {
-		return place{}, err
-	}
-	return place{s.f, x.Pos, x.Len}, nil
-}
-
-// place is nowhere where a log is not replayed: what it holds is not in its place.
-func (h *Handle) place(off, max int64) (place, error) {
-	x, err := h.Extent(off, max)
-	if err != nil || x.Kind != Data || x.Pos < 0 {
-		return place{}, err
-	}
-	layers, err := h.chain.rLock()
-	if err != nil {
-		return place{}, err
-	}
-	defer layers.rUnlock()
-	e := layers[x.Depth]
-	if log := e.mu.layer.Info().Log; log != LogNone && log != LogClean {
-		return place{}, nil
-	}
-	return place{e.file, x.Pos, x.Len}, nil
-}
-
-// fixedSink is a new disk all of whose bytes have their place in its file: no part
-// of it changes when they do.
-type fixedSink struct {
-	Writer
-	file File
-}
-
-func (s fixedSink) place(off, max int64) (place, error) {
-	x, err := s.Extent(off, max)
-	if err != nil || x.Kind != Data || x.Pos < 0 {
-		return place{}, err
-	}
-	return place{s.file, x.Pos, x.Len}, nil
-}
-
-// clone lets the new image share what the source has in [off, off+n), a run of
-// data from a granule on, as far as the host can do that: 0 where it cannot.
+// clone lets a raw file share what the image has in [off, off+n), a run of data, as far as
+// the host can do that: 0 where it cannot. Fixed disks have space of their own, so that
+// a write to them never lacks it.
 func (c *copier) clone(off, n int64) (int64, error) {
-	src, srcPlaced := c.src.(placed)
-	dst, dstPlaced := c.dst.(placed)
-	if c.base != nil || !srcPlaced || !dstPlaced || c.noClones {
+	src, isImage := c.src.(*Handle)
+	dst, isRaw := c.dst.(rawFile)
+	if !isImage || !isRaw || c.noClones || off%clonePage != 0 {
 		return 0, nil
 	}
-	from, err := src.place(off, min(n, c.src.Size()-off))
-	if err != nil || from.file == nil {
-		return 0, err
-	}
-	to, err := dst.place(off, from.n)
-	if err != nil || to.file == nil {
-		return 0, err
-	}
-	n = to.n / copyGranule * copyGranule
-	host, ok := to.file.(Cloner)
-	if n == 0 || !ok || from.pos%clonePage != 0 || to.pos%clonePage != 0 {
+	host, ok := dst.File.(Cloner)
+	if !ok {
 		return 0, nil
 	}
-	err = host.Clone(to.pos, from.file, from.pos, n)
+	f, pos, n, err := src.place(off, min(n, src.Size()-off))
+	n = n / copyGranule * copyGranule
+	if err != nil || n == 0 || pos%clonePage != 0 {
+		return 0, err
+	}
+	err = host.Clone(off, f, pos, n)
 	if errors.Is(err, errors.ErrUnsupported) {
 		c.noClones = true
 		return 0, nil
 	}
 	return n, err
+}
+
+// place is where the file of the image itself stores the run of data at off, of an
+// image that is kept from writers: nothing moves it. n is 0 for what a parent holds,
+// which a compaction may move meanwhile, and where a log is not replayed: what that
+// holds is not in its place.
+func (h *Handle) place(off, max int64) (f File, pos, n int64, err error) {
+	x, err := h.Extent(off, max)
+	if err != nil || !h.still || x.Kind != Data || x.Pos < 0 || x.Depth > 0 {
+		return nil, 0, 0, err
+	}
+	e := h.engine()
+	e.mu.RLock()
+	log := e.mu.layer.Info().Log
+	e.mu.RUnlock()
+	if log != LogNone && log != LogClean {
+		return nil, 0, 0, nil
+	}
+	return e.file, x.Pos, x.Len, nil
 }

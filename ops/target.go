@@ -295,11 +295,7 @@ func (t *target) write(ctx context.Context, f File, src source, progress func(do
 	if err != nil {
 		return err
 	}
-	to := sink(layer.(Writer))
-	if t.spec.Type == Fixed {
-		to = fixedSink{layer.(Writer), f}
-	}
-	err = t.fill(ctx, to, src, progress)
+	err = t.fill(ctx, layer.(Writer), src, progress)
 	if err := errors.Join(err, layer.Close()); err != nil {
 		return err
 	}

@@ -13,8 +13,8 @@ import (
 	"vhdfs/test/need"
 )
 
-// Where the host can let files share space a conversion copies nothing that stands
-// in one piece in both.
+// Where the host can let files share space a raw file shares what the image itself
+// stores, and neither sees what is written to the other later.
 func TestConversionsShareSpace(t *testing.T) {
 	need.Loop(t)
 	need.Tool(t, "mkfs.xfs")
@@ -30,18 +30,16 @@ func TestConversionsShareSpace(t *testing.T) {
 	const size = 32 * mib
 	data := noise(0, size, 5)
 	clear(data.Data[3*mib : 4*mib])
-	raw := filepath.Join(dir, "disk.raw")
-	require.NoError(t, os.WriteFile(raw, data.Data, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "disk.raw"), data.Data, 0o600))
 	for _, tt := range []struct {
 		command string
 		shares  bool
 	}{
-		{"create fixed.vhd type=fixed source=disk.raw", true},
-		{"create fixed.vhdx type=fixed source=disk.raw", true},
-		{"convert fixed.vhd from.vhdx type=fixed", true},
-		{"convert fixed.vhdx from.raw", true},
-		{"create dynamic.vhdx type=dynamic source=disk.raw", false}, // blocks get their places as they come
+		{"create fixed.vhd type=fixed source=disk.raw", false}, // its space is its own
+		{"convert fixed.vhd from.raw", true},
+		{"create dynamic.vhdx type=dynamic source=disk.raw", false},
 		{"convert dynamic.vhdx again.raw", true},
+		{"create child.vhdx type=differencing parent=dynamic.vhdx", false},
 	} {
 		t.Run(tt.command, func(t *testing.T) {
 			said, err := e2e.Command(t, dir, strings.Fields(tt.command)...)
@@ -52,25 +50,35 @@ func TestConversionsShareSpace(t *testing.T) {
 				out = filepath.Join(dir, words[2])
 			}
 			require.Equal(t, tt.shares, strings.Contains(mount.Tool(t, "filefrag", "-v", out), "shared"))
-			if filepath.Ext(out) != ".raw" {
-				look := filepath.Join(dir, "look.raw")
-				said, err = e2e.Command(t, dir, "convert", out, "path="+look)
-				require.NoError(t, err, said)
-				out = look
-				defer func() { require.NoError(t, os.Remove(look)) }()
+			if filepath.Ext(out) == ".raw" {
+				got, err := os.ReadFile(out)
+				require.NoError(t, err)
+				same(t, data.Data, got)
 			}
-			got, err := os.ReadFile(out)
-			require.NoError(t, err)
-			same(t, data.Data, got)
 		})
 	}
-	// What is shared parts when it is written.
-	f, err := os.OpenFile(filepath.Join(dir, "from.raw"), os.O_WRONLY, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt(make([]byte, mib), 0)
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	got, err := os.ReadFile(raw)
+	t.Run("of a child its own data alone", func(t *testing.T) { // a parent may be compacted meanwhile
+		m := e2e.Start(t, dir)
+		with(t, m.Path("child.vhdx", "raw"), func(f *os.File) {
+			_, err := f.WriteAt(data.Data[size/2:], size/2)
+			require.NoError(t, err)
+		})
+		m.Stop(t)
+		said, err := e2e.Command(t, dir, "convert", "child.vhdx", "above.raw")
+		require.NoError(t, err, said)
+		above := filepath.Join(dir, "above.raw")
+		require.Contains(t, mount.Tool(t, "filefrag", "-v", above), "shared")
+		got, err := os.ReadFile(above)
+		require.NoError(t, err)
+		same(t, data.Data, got)
+	})
+	with(t, filepath.Join(dir, "from.raw"), func(f *os.File) {
+		_, err := f.WriteAt(make([]byte, mib), 0)
+		require.NoError(t, err)
+	})
+	said, err := e2e.Command(t, dir, "convert", "fixed.vhd", "unharmed.raw")
+	require.NoError(t, err, said)
+	got, err := os.ReadFile(filepath.Join(dir, "unharmed.raw"))
 	require.NoError(t, err)
 	same(t, data.Data, got)
 }
