@@ -222,12 +222,10 @@ const (
 	storeZeros
 )
 
-var zeroGranule [copyGranule]byte
-
 // wants judges the granule of buf at from and says where it ends.
 func (c *copier) wants(buf, base []byte, from int64) (storing, int64) {
 	to := min(from+copyGranule, int64(len(buf)))
-	zero := bytes.Equal(buf[from:to], zeroGranule[:to-from])
+	zero := bytes.Equal(buf[from:to], Zeros(to-from))
 	switch {
 	case c.base == nil && zero, c.base != nil && bytes.Equal(buf[from:to], base[from:to]):
 		return storeNothing, to

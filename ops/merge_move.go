@@ -184,7 +184,7 @@ func (v *mover) read(off, max int64, buf []byte) (Extent, error) {
 func (v *mover) store(b []byte, off int64) error {
 	granule := func(from int) (zero bool, to int) {
 		to = min(from+copyGranule-int((off+int64(from))%copyGranule), len(b))
-		return bytes.Equal(b[from:to], zeroGranule[:to-from]), to
+		return bytes.Equal(b[from:to], Zeros(int64(to-from))), to
 	}
 	for from := 0; from < len(b); {
 		zero, to := granule(from)

@@ -196,7 +196,7 @@ func (d *Disk) hiddenSector(b int64) (int64, error) {
 	if err != nil {
 		return -1, err
 	}
-	sector, zero := make([]byte, sectorSize), make([]byte, sectorSize)
+	sector := make([]byte, sectorSize)
 	last := d.blockSize / sectorSize
 	for s := int64(0); s < last; s++ {
 		if n, set := bitRun(m, s, last); set {
@@ -206,7 +206,7 @@ func (d *Disk) hiddenSector(b int64) (int64, error) {
 		if err := readFull(d.file, sector, at+d.mapBytes+s*sectorSize, fmt.Sprintf("data of block %d", b)); err != nil {
 			return -1, err
 		}
-		if !bytes.Equal(sector, zero) {
+		if !bytes.Equal(sector, ops.Zeros(sectorSize)) {
 			return s, nil
 		}
 	}
