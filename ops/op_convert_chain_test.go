@@ -290,7 +290,7 @@ func afterwards(t *testing.T, h *sim.Host) *world {
 	return w
 }
 
-func TestConvertChainLosesPower(t *testing.T) {
+func TestPowerCutsOfCopiedChains(t *testing.T) {
 	start, job := chainJob(t)
 	n, err := job.Run(start, crash.Options{Seed: 1, Limit: 100, Deep: 30})
 	require.NoError(t, err)
