@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/ops"
 	"vhdfs/test/fixture"
 	"vhdfs/test/sim"
 )
@@ -92,4 +93,26 @@ func TestGrowthThatCannotWipeTheOldFooter(t *testing.T) {
 	require.Equal(t, "conectix", string(b[len(b)-512:][:8]))
 	require.NoError(t, w.Close())
 	require.Empty(t, mustOpen(t, image(t, h)).Info().Anomalies)
+}
+
+// What a failed sync left of a resize is seen by who opens the image next. Until then
+// no size is the disk's, not the one that it seems to have either.
+func TestResizeAfterAFailedOne(t *testing.T) {
+	for name, v := range map[string]fixture.VHD{"dynamic": {Size: 8 << 20}, "fixed": {Size: 8 << 20, Type: 2}} {
+		t.Run(name, func(t *testing.T) {
+			h := disk(v.Bytes())
+			w := openWriter(t, h).(ops.Resizer)
+			h.SetFault(func(c sim.Call) error {
+				if c.Label == "vhd.switch.end" || c.Label == "vhd.fixed.size" {
+					return syscall.EIO
+				}
+				return nil
+			})
+			require.ErrorIs(t, w.Resize(t.Context(), 16<<20, 0), syscall.EIO)
+			h.SetFault(nil)
+			for _, size := range []int64{8 << 20, 16 << 20} {
+				require.ErrorIs(t, w.Resize(t.Context(), size, 0), ops.ErrPoisoned, size)
+			}
+		})
+	}
 }

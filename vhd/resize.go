@@ -59,8 +59,14 @@ func (w *writer) CanResize(size int64) error {
 // The end footer is the last and has the new size; before it a crash leaves the
 // old one, with blocks in other places and some room that nothing uses.
 func (w *writer) Resize(ctx context.Context, size, _ int64) error {
-	if err := w.CanResize(size); err != nil || size == w.Size() {
+	if err := w.CanResize(size); err != nil {
 		return err
+	}
+	switch {
+	case w.isPoisoned(): // which size it has nobody knows
+		return errPoisoned
+	case size == w.Size():
+		return nil
 	}
 	w.flushes.Lock()
 	defer w.flushes.Unlock()
@@ -76,6 +82,12 @@ func (w *writer) Resize(ctx context.Context, size, _ int64) error {
 		return errors.Join(err, w.settle())
 	}
 	return nil
+}
+
+func (w *writer) isPoisoned() bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.session.poisoned
 }
 
 func (w *writer) entries() int64 {

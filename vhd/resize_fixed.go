@@ -23,8 +23,14 @@ func (w *fixedWriter) CanResize(size int64) error {
 // and its footer; in the first step also a file that is long already and has no
 // footer but the old one, which is found because nothing is stored behind it.
 func (w *fixedWriter) Resize(_ context.Context, size, _ int64) error {
-	if err := w.CanResize(size); err != nil || size == w.Size() {
+	if err := w.CanResize(size); err != nil {
 		return err
+	}
+	switch {
+	case w.poisoned.Load(): // which size it has nobody knows
+		return errPoisoned
+	case size == w.Size():
+		return nil
 	}
 	if err := w.begin(); err != nil {
 		return err
