@@ -63,7 +63,7 @@ type History struct {
 // addition are sectors that the disk got when it grew, until they are written.
 type addition struct {
 	from, to int64
-	value    value
+	value    value // maybe: growing failed, and what had been tried before may hold
 }
 
 // facts are the values that what an image says of itself may have, by name.
@@ -201,6 +201,11 @@ func (h *History) change(mark any) {
 		h.settle(m.size/sector, math.MaxInt64)
 	case unresized:
 		h.doubt(min(m.from, m.to)/sector, math.MaxInt64)
+		if m.to > m.from && h.blank.absent {
+			for k := range h.added[len(h.added)-2:] {
+				h.added[len(h.added)-2+k].value.maybe = true
+			}
+		}
 	case compacting:
 		h.under = min(h.under, m.under)
 		for i := range h.sectors {
@@ -282,12 +287,22 @@ func (h *History) of(i int64) []value {
 	if list, ok := h.sectors[i]; ok {
 		return list
 	}
+	var list []value
 	for k := len(h.added) - 1; k >= 0; k-- {
-		if a := h.added[k]; a.from <= i && i < a.to {
-			return []value{a.value}
+		a := h.added[k]
+		if i < a.from || i >= a.to {
+			continue
+		}
+		sure := !a.value.maybe
+		a.value.maybe = false // it has one of these where it is there at all
+		if list = append([]value{a.value}, list...); sure {
+			break
 		}
 	}
-	return []value{h.blank}
+	if list == nil {
+		list = []value{h.blank}
+	}
+	return list
 }
 
 // remaining is what a flush leaves possible: the last value whose request

@@ -176,3 +176,30 @@ func failHeaders(t *testing.T, s *crash.Subject, p *crash.Prepared, q crash.Sequ
 	}
 	require.GreaterOrEqual(t, headers, atLeast)
 }
+
+// Each call of a resize fails, and another resize is asked for. Who opens the image
+// next finds the size, and the content, that one of them asked for, or the old ones.
+func TestResizesAfterAFailedOne(t *testing.T) {
+	for _, name := range []string{"vhdx differencing", "vhdx dynamic", "vhd dynamic", "vhd fixed"} {
+		for _, last := range []string{"flush", "kill"} {
+			t.Run(name+", "+last, func(t *testing.T) {
+				t.Parallel()
+				i := slices.IndexFunc(kinds.All(), func(k kinds.Kind) bool { return k.Name == name })
+				require.GreaterOrEqual(t, i, 0)
+				k := kinds.All()[i]
+				s, p := k.Prepare(t)
+				q := sequence(t, k, "grow", "grow over a parent", last)
+				calls, err := Calls(s, p, q)
+				require.NoError(t, err)
+				for _, call := range calls {
+					for _, f := range Faults() {
+						if f.Fits(call.Op) {
+							_, err := Inject(s, p, q, call.N, f, 20)
+							require.NoError(t, err, "call %d, %s: %s", call.N, site(call), f)
+						}
+					}
+				}
+			})
+		}
+	}
+}
