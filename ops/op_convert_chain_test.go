@@ -297,7 +297,7 @@ func TestPowerCutsOfCopiedChains(t *testing.T) {
 	t.Logf("%d states, %d of recoveries", n.States, n.Deep)
 }
 
-func TestConvertChainNeedsItsSyncs(t *testing.T) {
+func TestEverySyncOfACopiedChainIsNeeded(t *testing.T) {
 	start, job := chainJob(t)
 	for _, label := range []string{"chain.disks", "chain.name"} {
 		r, _, err := job.Record(start, label)

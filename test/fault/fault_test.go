@@ -194,7 +194,7 @@ func TestResizesAfterAFailedOne(t *testing.T) {
 				for _, call := range calls {
 					for _, f := range Faults() {
 						if f.Fits(call.Op) {
-							_, err := Inject(s, p, q, call.N, f, 20)
+							_, err := Inject(s, p, q, call.N, f, 5)
 							require.NoError(t, err, "call %d, %s: %s", call.N, site(call), f)
 						}
 					}
