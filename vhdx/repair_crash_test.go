@@ -16,7 +16,7 @@ import (
 
 // The power goes at any time: the repair can be done again, and is not lost once it
 // was answered.
-func TestRepairStates(t *testing.T) {
+func TestStatesOfRepairs(t *testing.T) {
 	for name, c := range repairTests() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -122,7 +122,7 @@ func (c repairTest) faults(t testing.TB) (points int) {
 	return points
 }
 
-func TestRepairNeedsItsSyncs(t *testing.T) {
+func TestEverySyncOfARepairIsNeeded(t *testing.T) {
 	for label, name := range map[string]string{
 		"vhdx.header.emptied": "empty log", "vhdx.log.entry": "region table 1", "vhdx.replay": "dirty log",
 		"vhdx.cut": "bytes behind the last block",
