@@ -48,8 +48,11 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// Close gives up the file's locks, too.
-func (f *File) Close() error { return f.f.Close() }
+// Close gives up the file's locks, too, at once: a child process that is being
+// started has the open file for a moment longer.
+func (f *File) Close() error {
+	return errors.Join(f.unlockAll(), f.f.Close())
+}
 
 // control runs a system call on the descriptor while nobody can close it.
 func (f *File) control(op string, call func(fd int) error) error {

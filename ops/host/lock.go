@@ -106,6 +106,20 @@ func (f *File) unlock(bytes []int64) error {
 	return all
 }
 
+// unlockAll gives up what Lock took; nothing where it took nothing.
+func (f *File) unlockAll() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.mu.locked.bytes()) == 0 {
+		return nil
+	}
+	f.mu.locked = locks{}
+	return f.control("unlock", func(fd int) error {
+		all := unix.Flock_t{Type: unix.F_UNLCK, Start: heldBase, Len: 2 * (forbiddenBase - heldBase)}
+		return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &all)
+	})
+}
+
 func (f *File) setLock(b int64, typ int16) error {
 	return f.control("lock", func(fd int) error {
 		return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: typ, Start: b, Len: 1})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"vhdfs/ops"
 	"vhdfs/test/need"
@@ -175,4 +176,21 @@ func TestLockBytes(t *testing.T) {
 	require.Equal(t, []int64{100, 101, 103, 201, 203}, writerLocks.bytes())
 	require.Equal(t, []int64{101, 103, 200}, readerLocks.conflicts())
 	require.Equal(t, []int64{101, 103, 200, 201, 203}, writerLocks.conflicts())
+}
+
+// A child process that is being started has every open file for a moment. What was
+// closed meanwhile is not locked any more.
+func TestCloseGivesLocksBackThoughAChildHasTheFile(t *testing.T) {
+	for _, write := range []bool{false, true} {
+		d := plainFile(t)
+		f, err := d.Open("a", ops.Write)
+		require.NoError(t, err)
+		require.NoError(t, f.Lock(write))
+		child := -1
+		require.NoError(t, f.(*File).control("dup", func(fd int) (err error) { child, err = unix.Dup(fd); return err }))
+		require.NoError(t, f.Close())
+		require.ErrorIs(t, f.Close(), os.ErrClosed)
+		openLocked(t, d, true)
+		require.NoError(t, unix.Close(child))
+	}
 }
