@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"syscall"
+	"time"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -214,7 +215,8 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	if known {
 		h.opener = caller.Pid
 	}
-	if err := c.m.settle(c, h, stampOf(disk.Layers())); err != nil {
+	at := time.Now()
+	if err := c.m.settle(c, h, stampOf(disk.Layers()), at); err != nil {
 		if e := disk.Close(); e != nil {
 			c.log().WithError(e).Warn("close")
 		}

@@ -29,12 +29,15 @@ type window struct {
 //
 //   - at a LOOKUP while nobody has the view open, when size or times of the host
 //     file, or the window, are not what they were;
-//   - at a first open, when the file or a parent is not what it was at the last
-//     close: that open answers ESTALE, and the kernel looks the name up again;
-//   - at a last close after which a change could not be seen, because the times
-//     of the file are too fresh to tell, or after which bytes may be missing.
+//   - at a first open, when the file or a parent is not what it was before the kernel
+//     read the first of its pages: that open answers ESTALE, and the kernel looks the
+//     name up again;
+//   - at a last close, when it is not, or when the times of the file were too fresh
+//     at the first open to tell later changes, or when bytes may be missing.
 //
-// A write through another view of the same bytes is such a change of the file.
+// What is looked at when the kernel has read its pages proves nothing: RELEASE comes
+// late, and what changed until then would seem to be what was read. A write through
+// the view, or another one of the same bytes, is a change of the file, too.
 type pages struct {
 	gen     uint32
 	window  window // as the kernel was told
@@ -42,7 +45,8 @@ type pages struct {
 	handles []*contentHandle
 	pending int   // opens under way
 	writing int   // of handles and pending, those for writing
-	seen    stamp // of the chain, at the last close; empty while that is not known
+	first   stamp // of the chain, before the first of the handles; empty when it does not show every later change
+	seen    stamp // of the chain as long as every page is right; empty when none is known to be; nil: there is none
 	lost    losses
 	fixing  bool // a truncation of our own raw is under way
 
@@ -199,7 +203,8 @@ func (v *pages) dismissLocked(write bool) {
 // settle turns an admitted open into a handle of its view. A first open that
 // finds another chain, or another size, than the kernel has pages for is ESTALE:
 // the name leads to a new node then. The caller closes h after an error.
-func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
+// s is the chain as it was at the time at, or a little later.
+func (m *mount) settle(c *content, h *contentHandle, s stamp, at time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := h.pages
@@ -214,6 +219,9 @@ func (m *mount) settle(c *content, h *contentHandle, s stamp) error {
 			v.dismissLocked(h.write)
 			m.renewLocked(v)
 			return errLookAgain
+		}
+		if v.first = s; !s.proves(at) {
+			v.first = stamp{}
 		}
 	}
 	v.pending--
@@ -230,8 +238,7 @@ func (w window) fits(size int64) bool {
 }
 
 // leave takes a handle off its view. It tells whether the caller is to close it:
-// the end of the mount may have been first. After the last one nothing is known
-// of the chain until [mount.rest]: an open that is faster starts without pages.
+// the end of the mount may have been first.
 func (m *mount) leave(h *contentHandle) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -249,23 +256,22 @@ func (m *mount) leave(h *contentHandle) bool {
 			v.lost.err = nil
 			m.renewLocked(v)
 		}
-		v.seen = stamp{}
+		v.seen = v.first
 	}
 	return true
 }
 
-// rest notes what the chain looks like after a handle was closed.
+// rest compares the chain, after a handle was closed, with what the pages are of. What
+// the session wrote shows in its times, too.
 func (m *mount) rest(v *pages, s stamp) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !v.idle() || v.seen == nil { // nil: it began anew since, and the kernel has no pages of it
 		return
 	}
-	if !s.proves(time.Now()) {
+	if len(v.seen) == 0 || !v.seen.same(s) {
 		m.renewLocked(v)
-		return
 	}
-	v.seen = s
 }
 
 // forget drops a view that the kernel holds nothing of.
