@@ -58,7 +58,7 @@ func TestFioVerifies(t *testing.T) {
 			for _, direct := range []string{"0", "1"} {
 				mount.Tool(t, fio, "--name=verify", "--filename="+k.Raw(m), "--rw=randwrite", "--bsrange=512-64k", "--blockalign=512",
 					"--bs_unaligned=0", "--size=8m", "--offset_increment=8m", "--numjobs=4", "--group_reporting", "--direct="+direct,
-					"--allow_file_create=0", "--randseed=7", "--fsync=64", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1")
+					"--allow_file_create=0", "--randseed=7", "--fsync=64", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0")
 			}
 			m.Stop(t)
 			mount.Check(t, filepath.Join(dir, k.File))
