@@ -95,7 +95,8 @@ func (g geometry) bitmapIndex(c int64) int64 { return (c+1)*g.ratio + c }
 // isBitmap tells whether BAT index i belongs to a sector bitmap.
 func (g geometry) isBitmap(i int64) bool { return i%(g.ratio+1) == g.ratio }
 
-// payloadOf is the payload block of BAT index i, which is not a bitmap's.
+// payloadOf is the payload block of BAT index i, the next one where that is a
+// bitmap's.
 func (g geometry) payloadOf(i int64) int64 { return i - i/(g.ratio+1) }
 
 // used is how many bytes of block b are below the virtual size.

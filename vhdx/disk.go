@@ -258,7 +258,7 @@ func (d *Disk) sameStates(off, n int64, kind ops.Kind) (int64, error) {
 		if d.kind(0) != kind {
 			return false
 		}
-		b = min(end, g.payloadOf(i+k-1)+1)
+		b = min(end, g.payloadOf(i+k))
 		return b < end
 	}
 	err := d.scanBAT(g.payloadIndex(first), g.payloadIndex(end-1)+1, skip, func(i int64, e entry) bool {

@@ -21,7 +21,7 @@ func (d *Disk) Straight() (int64, error) {
 	first, b := int64(0), int64(0)
 	var bad error
 	// Every entry is looked at: one of zeros is a block without content.
-	err := d.scanBAT(0, g.beyond(), func(int64, int64) bool { return false }, func(i int64, e entry) bool {
+	err := d.scanBAT(0, g.beyond(), nil, func(i int64, e entry) bool {
 		if g.isBitmap(i) {
 			return true
 		}

@@ -55,8 +55,8 @@ func (d *Disk) entryAt(i int64) (entry, error) {
 }
 
 // scanBAT calls f with the entries [from, to) in order until it answers false.
-// Entries that stand in a hole of the host file are zeros: skip, unless nil, is
-// asked to take n of them at once.
+// Entries of zeros, also those that stand in a hole of the host file, go to skip
+// unless that is nil: n of them at once.
 func (d *Disk) scanBAT(from, to int64, skip func(i, n int64) bool, f func(i int64, e entry) bool) error {
 	return d.scanPages(from, to, scanCached, skip, f)
 }
@@ -91,14 +91,43 @@ func (d *Disk) scanPages(from, to int64, cached int, skip func(i, n int64) bool,
 		if err != nil {
 			return err
 		}
-		for b = b[at%pageSize:]; len(b) >= entryBytes && from < to; b = b[entryBytes:] {
-			if !f(from, entry(le.Uint64(b))) {
-				return nil
-			}
-			from++
+		b = b[at%pageSize:]
+		b = b[:min(int64(len(b))/entryBytes, to-from)*entryBytes]
+		if !eachEntry(b, from, skip, f) {
+			return nil
 		}
+		from += int64(len(b)) / entryBytes
 	}
 	return nil
+}
+
+// eachEntry is scanBAT for entries that were read, from BAT index i on. It tells
+// whether to go on.
+func eachEntry(b []byte, i int64, skip func(i, n int64) bool, f func(i int64, e entry) bool) bool {
+	for len(b) > 0 {
+		n := int64(1)
+		if e := entry(le.Uint64(b)); e != 0 || skip == nil {
+			if !f(i, e) {
+				return false
+			}
+		} else {
+			n = zeroEntries(b)
+			if !skip(i, n) {
+				return false
+			}
+		}
+		b, i = b[n*entryBytes:], i+n
+	}
+	return true
+}
+
+// zeroEntries is how many entries at the start of b are zeros.
+func zeroEntries(b []byte) int64 {
+	at := 0
+	for at < len(b) && le.Uint64(b[at:]) == 0 {
+		at += entryBytes
+	}
+	return int64(at / entryBytes)
 }
 
 // holeEntries is how many entries from BAT index i on stand in a hole of the

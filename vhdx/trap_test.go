@@ -57,6 +57,23 @@ func TestTrapT2ChunkInterleave(t *testing.T) {
 	}
 }
 
+// T2: a run of empty blocks that reaches over the slot of a bitmap ends where the
+// next block is stored.
+func TestTrapT2RunEndsBehindABitmap(t *testing.T) {
+	for _, parent := range []*fixture.Locator{nil, parentLocator()} {
+		const chunk = 16 * 256 * mib
+		d := openRead(t, fixture.VHDX{
+			Size: 3 * chunk, BlockSize: 256 << 20, Parent: parent,
+			Writes: []fixture.Write{{Off: 2 * chunk, Data: fill(512, 7)}},
+		})
+		x, err := d.Extent(512, 3*chunk)
+		require.NoError(t, err)
+		require.Equal(t, int64(2*chunk-512), x.Len)
+		require.NotEqual(t, ops.Data, x.Kind)
+		require.Equal(t, fill(512, 7), read(t, d, 2*chunk, 512))
+	}
+}
+
 // T5: equal sequence numbers are accepted when the headers are identical, and
 // refused when not (the refusal is a row of TestOpenRejects).
 func TestTrapT5EqualHeaders(t *testing.T) {
