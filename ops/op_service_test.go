@@ -3,6 +3,7 @@ package ops_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -10,6 +11,50 @@ import (
 
 	"vhdfs/ops"
 )
+
+// The methods of the service that attach, find, begin and end take its parameters
+// under its names and in its types, and answer as jobs where it does.
+func TestMethodsOfTheService(t *testing.T) {
+	for _, tt := range []struct {
+		op, method string
+		image      string   // the parameter that the control file's place stands for
+		in         []string // its other parameters, each as JSON of its type
+		own        string   // arguments that go beyond it
+		job        bool     // it has a Job
+		jobType    uint16
+	}{
+		{"attach", "AttachVirtualHardDisk", "Path", []string{`"AssignDriveLetter":true`, `"ReadOnly":false`}, "Direct Device", true, 7},
+		{"detach", "DetachVirtualHardDisk", "this", nil, "", true, 0}, // a job besides: a flush may take long
+		{"find", "FindMountedStorageImageInstance", "", []string{`"SelectionCriterion":"a.vhdx"`, `"CriterionType":2`}, "", false, 0},
+		{"request-state-change", "RequestStateChange", "", []string{`"RequestedState":2`, `"TimeoutPeriod":"00000000000000.000000:000"`}, "Force", false, 0},
+		{"start", "StartService", "", nil, "", false, 0},
+		{"stop", "StopService", "", nil, "Force", false, 0},
+		{"validate-persistent-reservations", "ValidatePersistentReservationSupport", "", []string{`"Path":"a.vhdx"`}, "", true, 0},
+	} {
+		t.Run(tt.op, func(t *testing.T) {
+			o := op(t, tt.op)
+			require.Equal(t, tt.method, o.Title())
+			require.Equal(t, tt.image == "", o.Service)
+			require.Equal(t, tt.job, !o.Sync)
+			require.Equal(t, tt.jobType, o.JobType)
+			args, err := o.Parse("{" + strings.Join(tt.in, ",") + "}")
+			if len(tt.in) > 0 {
+				require.NoError(t, err)
+			}
+			want := strings.Fields(tt.own)
+			for _, in := range tt.in {
+				name := strings.Split(in, `"`)[1]
+				require.Contains(t, args, name)
+				want = append(want, name)
+			}
+			var got []string
+			for _, a := range o.Args {
+				got = append(got, a.Name)
+			}
+			require.ElementsMatch(t, want, got)
+		})
+	}
+}
 
 // attachments are what a mount would say is attached.
 type attachments []ops.Attachment

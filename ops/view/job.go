@@ -90,8 +90,6 @@ func NewStorageJob(j *ops.Job) *StorageJob {
 		TimeBeforeRemoval:     Interval(ops.JobsKept),
 		DeleteOnCompletion:    true,
 		HealthState:           ok,
-		OperationalStatus:     []uint16{2},
-		StatusDescriptions:    []string{"OK"},
 		LocalOrUtcTime:        utc,
 		Owner:                 strconv.FormatUint(uint64(j.Caller.User), 10),
 		Job:                   id,
@@ -102,9 +100,24 @@ func NewStorageJob(j *ops.Job) *StorageJob {
 		BytesDone:             s.Done,
 		BytesPerSecond:        s.Rate,
 	}
+	v.condition(s.State)
 	v.remaining(&s)
 	v.outcome(&s)
 	return v
+}
+
+// condition fills in what CIM_ManagedSystemElement.OperationalStatus says of a job: OK
+// unless it failed or was cancelled.
+func (v *StorageJob) condition(s ops.JobState) {
+	const ok, failed, stopped = 2, 6, 10
+	switch s {
+	case ops.JobException:
+		v.OperationalStatus, v.StatusDescriptions = []uint16{failed}, []string{"Error"}
+	case ops.JobTerminated:
+		v.OperationalStatus, v.StatusDescriptions = []uint16{stopped}, []string{"Stopped"}
+	default:
+		v.OperationalStatus, v.StatusDescriptions = []uint16{ok}, []string{"OK"}
+	}
 }
 
 // remaining fills in what is known when all is known.
