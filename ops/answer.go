@@ -162,6 +162,7 @@ var advice = []struct {
 	{ErrCycle, "An image cannot be its own ancestor; chain.json shows the loop."},
 	{errLeft, "What is left cannot be mended without guessing; convert copies what can be read."},
 	{errFindings, "repair=true mends what can be mended without guessing."},
+	{ErrBackup, "Nothing was restored; an earlier backup, or a full one made now, has to serve."},
 	{ErrCorrupt, "Run check for all findings; nothing was changed."},
 	{context.Canceled, "Every image is whole; the same request begins anew, or goes on where it can."},
 	{errOperates, "Wait for its end, or cancel it; .vhdfs/jobs shows what runs."},

@@ -15,7 +15,7 @@ const (
 	stateDirPerm = 0o700
 )
 
-// makeFile makes a file that has no name before it is whole; fill writes and
+// MakeFile makes a file that has no name before it is whole; fill writes and
 // syncs it. After a crash there is
 //
 //	create        a temporary in the state folder, where nothing looks for images
@@ -26,7 +26,7 @@ const (
 // An error before the last step removes the temporary; after a crash the next one
 // that is made in the folder does. A name that is taken by then is an fs.ErrExist:
 // nothing is ever replaced.
-func makeFile(to Ref, fill func(File) error) error {
+func MakeFile(to Ref, fill func(File) error) error {
 	folder := path.Dir(to.Name)
 	temp, f, err := newTemporary(to.Dir, folder)
 	if err != nil {

@@ -38,6 +38,14 @@ type cancelled struct{}
 func (cancelled) Error() string        { return "cancelled" }
 func (cancelled) Is(target error) bool { return target == context.Canceled }
 
+// ErrBackup is an [ErrCorrupt] of a backup in place of an image.
+var ErrBackup error = damaged{}
+
+type damaged struct{}
+
+func (damaged) Error() string        { return "backup is damaged" }
+func (damaged) Is(target error) bool { return target == ErrCorrupt }
+
 // StatusCode is the service's JobCompletionStatusCode: an HRESULT, 0 when
 // there is none to give.
 type StatusCode uint32

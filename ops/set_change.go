@@ -152,7 +152,7 @@ func (l *Library) makeSet(r Ref, set Set) error {
 	if err != nil {
 		return err
 	}
-	return makeFile(r, func(f File) error { return format.CreateSet(f, set) })
+	return MakeFile(r, func(f File) error { return format.CreateSet(f, set) })
 }
 
 // behindSet makes the target the disk of a new set where a set was asked for.
@@ -190,7 +190,7 @@ func (s *setInUse) newLeaf(name string, base *Engine, now time.Time) (Info, erro
 	}
 	spec := CreateSpec{Type: Differencing, Size: size, LogicalSector: info.LogicalSector, PhysicalSector: info.PhysicalSector, Now: now,
 		Parent: &CreateParent{LinkID: info.LinkID, DiskID: info.DiskID, Timestamp: st.Mtime, Relative: relative, Absolute: base.ref.Path()}}
-	return info, makeFile(ref, func(f File) error { return base.format.Create(f, spec) })
+	return info, MakeFile(ref, func(f File) error { return base.format.Create(f, spec) })
 }
 
 // openLeaf takes the engine of a disk that nobody else knows, for writing.

@@ -271,7 +271,7 @@ func (t *target) make(ctx context.Context, src source, progress func(done, all i
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return makeFile(t.ref, func(f File) error { return t.write(ctx, f, src, progress) })
+	return MakeFile(t.ref, func(f File) error { return t.write(ctx, f, src, progress) })
 }
 
 // write makes the new, empty file f the image, filled from src unless that is nil,

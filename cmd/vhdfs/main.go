@@ -29,11 +29,15 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	err := app.RunContext(ctx, interspersed(app, argv))
 	var told reported
+	var no *answered
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &told):
 		return told.exit
+	case errors.As(err, &no):
+		fmt.Fprintln(stderr, "vhdfs: "+err.Error())
+		return exitOf(no.errno)
 	}
 	fmt.Fprintln(stderr, "vhdfs: "+ops.Sentence(err))
 	return ops.Classify(err).Exit
@@ -63,6 +67,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			documentCommand("chain", "chain.json", chainText),
 			documentCommand("map", "map.json", mapText),
 			documentCommand("partitions", "partitions.json", partitionsText),
+			backupCommand(), restoreCommand(),
 		},
 	}
 	for _, op := range ops.All {

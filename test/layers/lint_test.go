@@ -26,7 +26,7 @@ var hostFiles = regexp.MustCompile(`^(Open|OpenFile|OpenInRoot|OpenRoot|Create|C
 // imagePackages reach images through the seam alone. The program and the mount
 // also read things that are not images, such as /proc, the bdi of the mount,
 // and the mount point, and the mount truncates its own raw; they have [changesFiles].
-var imagePackages = []string{"vhdfs/ops", "vhdfs/ops/part", "vhdfs/ops/track", "vhdfs/ops/view", "vhdfs/vhdx", "vhdfs/vhd", "vhdfs/iso", "vhdfs/vfd"}
+var imagePackages = []string{"vhdfs/ops", "vhdfs/ops/part", "vhdfs/ops/track", "vhdfs/ops/backup", "vhdfs/ops/view", "vhdfs/vhdx", "vhdfs/vhd", "vhdfs/iso", "vhdfs/vfd"}
 
 // changesFiles are those of [hostFiles] that could change an image.
 var changesFiles = regexp.MustCompile(`^(Create|Rename|Link|Openat|Openat2|Renameat|Renameat2|Ftruncate|Fallocate|Pwrite)$`)

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"path"
+	"path/filepath"
+
+	"vhdfs/ops"
+	"vhdfs/ops/host"
+)
+
+// content is the disk of an image, or of a snapshot, as a backup reads it.
+type content interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+	// NextData is [ops.File.NextData] of the disk; what is not data reads as zeros.
+	NextData(off int64) (data, hole int64, err error)
+	// Settle returns when whatever was written before is known to change tracking.
+	Settle() error
+}
+
+// openContent opens the raw file in the mount that shows the image; without one, the
+// image.
+func (b *backupRun) openContent() (content, error) {
+	q, err := newRequest(opNamed("tracking"), b.image, nil)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := q.control(b.c)
+	if err != nil {
+		return nil, err
+	}
+	if shown != nil {
+		return openRaw(filepath.Dir(shown.file), b.snapshot)
+	}
+	folder, name := filepath.Split(q.image)
+	f, err := openFolders(b.c, folder, 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	h, err := openHandle(f.lib, f.lib.Top(name), b.snapshot)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &imageContent{h, f}, nil
+}
+
+// rawContent is a raw file in a mount.
+type rawContent struct {
+	ops.File
+	size int64
+}
+
+func openRaw(dir, snapshot string) (_ content, err error) {
+	d, err := host.OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	name := "raw"
+	if snapshot != "" {
+		name = path.Join("snapshots", snapshot, name)
+	}
+	f, err := d.Open(name, ops.Read)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &rawContent{f, st.Size}, nil
+}
+
+// Size is the virtual size in bytes.
+func (r *rawContent) Size() int64 { return r.size }
+
+// Settle makes the kernel write its pages back, whoever made them dirty.
+func (r *rawContent) Settle() error { return r.Sync("backup.read") }
+
+// imageContent is an image that no mount shows.
+type imageContent struct {
+	*ops.Handle
+	folders *folders
+}
+
+// openHandle opens an image, or the file of a snapshot of a set.
+func openHandle(lib *ops.Library, r ops.Ref, snapshot string) (*ops.Handle, error) {
+	if snapshot != "" {
+		found, err := lib.Inspect(r)
+		if err != nil {
+			return nil, err
+		}
+		if found.Set == nil || found.Set.Snapshot(snapshot) == nil {
+			return nil, ops.Errorf(ops.ErrUsage, 0, "snapshot=%q: %s has none of this label or id", snapshot, r.Path())
+		}
+		r = found.Beside(found.Set.Snapshot(snapshot).Path)
+	}
+	return lib.Open(r, ops.Read)
+}
+
+// Close closes the image and its folder.
+func (m *imageContent) Close() error { return errors.Join(m.Handle.Close(), m.folders.Close()) }
+
+// Settle has nothing to do: no kernel is between.
+func (m *imageContent) Settle() error { return nil }
+
+// NextData implements content.
+func (m *imageContent) NextData(off int64) (data, hole int64, err error) {
+	for off < m.Size() {
+		x, err := m.Extent(off, m.Size()-off)
+		if err != nil {
+			return 0, 0, err
+		}
+		if x.Kind == ops.Data {
+			return off, off + x.Len, nil
+		}
+		off += x.Len
+	}
+	return 0, 0, io.EOF
+}
