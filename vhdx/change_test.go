@@ -1,9 +1,11 @@
 package vhdx
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"testing"
@@ -152,19 +154,34 @@ func failKth(h *sim.Host, k int, errno syscall.Errno) *bool {
 func viewOf(d *Disk) [32]byte {
 	h := sha256.New()
 	p := make([]byte, 256*kib)
+	absent := false
 	for off := int64(0); off < d.Size(); {
-		for i := range p {
-			p[i] = 0xee
-		}
-		n, _, err := d.ReadRun(p, off)
+		n, kind, err := d.ReadRun(p, off)
 		if err != nil || n == 0 {
 			fmt.Fprintf(h, "%d: %v", off, err)
 			break
 		}
-		h.Write(p[:n])
+		if absent != (kind == ops.Absent) {
+			absent = !absent
+			fmt.Fprintf(h, "absent %v at %d", absent, off)
+		}
+		if kind == ops.Data {
+			hashData(h, p[:n], off)
+		}
 		off += int64(n)
 	}
+	fmt.Fprintf(h, "%d bytes", d.Size())
 	return [32]byte(h.Sum(nil))
+}
+
+// hashData hashes the sectors that are not zeros, and where they are.
+func hashData(h io.Writer, p []byte, off int64) {
+	for at := 0; at < len(p); at += 512 {
+		if s := p[at : at+512]; !bytes.Equal(s, ops.Zeros(512)) {
+			fmt.Fprintf(h, "%d", off+int64(at))
+			h.Write(s)
+		}
+	}
 }
 
 // within asks that a value is the old or the new one, and the new one after the

@@ -111,7 +111,7 @@ func eachEntry(b []byte, i int64, skip func(i, n int64) bool, f func(i int64, e 
 				return false
 			}
 		} else {
-			n = zeroEntries(b)
+			n = leadingZeros(b)
 			if !skip(i, n) {
 				return false
 			}
@@ -121,8 +121,8 @@ func eachEntry(b []byte, i int64, skip func(i, n int64) bool, f func(i int64, e 
 	return true
 }
 
-// zeroEntries is how many entries at the start of b are zeros.
-func zeroEntries(b []byte) int64 {
+// leadingZeros is how many entries at the start of b are zeros.
+func leadingZeros(b []byte) int64 {
 	at := 0
 	for at < len(b) && le.Uint64(b[at:]) == 0 {
 		at += entryBytes
