@@ -160,6 +160,7 @@ var advice = []struct {
 	{ErrParentMissing, "Put the parent where the image expects it, or name its folder with --search or --allow-parent; chain.json lists what was tried."},
 	{ErrParentMismatch, "The file found is not the one this image was made on, or it was written since; chain.json shows both ids."},
 	{ErrCycle, "An image cannot be its own ancestor; chain.json shows the loop."},
+	{errUnrecorded, "set-parent records it again; chain.json lists what may be it."},
 	{errLeft, "What is left cannot be mended without guessing; convert copies what can be read."},
 	{errFindings, "repair=true mends what can be mended without guessing."},
 	{ErrBackup, "Nothing was restored; an earlier backup, or a full one made now, has to serve."},

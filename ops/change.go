@@ -72,8 +72,11 @@ type Compacter interface {
 type Relinker interface {
 	// SetParent replaces ids, time stamp and every recorded path in one step: a
 	// crash leaves the old record or the new one. It changes no id of the image
-	// itself.
+	// itself. A record that cannot be read is replaced like any other.
 	SetParent(p CreateParent) error
+	// UnreadParent is what the file holds of its parent where not all of it can be
+	// read, at most 1 MiB; nil where all can.
+	UnreadParent() ([]byte, error)
 }
 
 // Settable can change what an image says of its disk. Neither changes the id

@@ -154,6 +154,9 @@ type Parent struct {
 	IDs       []GUID // any of these is accepted as the parent's LinkID
 	Paths     []ParentPath
 	Timestamp time.Time // of the parent when recorded; zero when not stored
+	// Err says why not all of it can be read; nil when all can. Nobody reads through
+	// such a record: IDs and Paths are what there is of it.
+	Err error
 }
 
 // ParentPath is one recorded path, as stored.

@@ -30,6 +30,10 @@ var (
 	ErrState          = errors.New("the service has no such state")
 )
 
+// errUnrecorded: nobody can tell who the parent is. It is a kind of the error that
+// it wraps, with advice of its own.
+var errUnrecorded = errors.New("what is recorded of it cannot be read")
+
 // errCancelled is [context.Canceled] in the words of a person.
 var errCancelled error = cancelled{}
 

@@ -83,14 +83,18 @@ func (l lone) ReadAt(p []byte, off int64) (int, error) {
 func weighHeaders(child, parent *Found) *Evidence {
 	rec := newParentRecord(child.Info.Parent)
 	e := &Evidence{
-		StoredIdentifiers: rec.Identifiers, StoredTimestamp: rec.Timestamp,
+		StoredIdentifiers: append([]GUID{}, rec.Identifiers...), StoredTimestamp: rec.Timestamp,
 		Identifier: parent.Info.LinkID, IdentifierMatches: records(child, parent.Info.LinkID),
 		ChildSize: child.Size, ParentSize: parent.Size,
 		ChildLogicalSectorSize: child.Info.LogicalSector, ParentLogicalSectorSize: parent.Info.LogicalSector,
 		ParentModified: parent.Stat.Mtime.UTC(), ChildModified: child.Stat.Mtime.UTC(),
 		For: []string{}, Against: []string{},
 	}
-	e.count(e.IdentifierMatches, "the id is the recorded one", "the id is %s, recorded is %s", e.Identifier, idList(e.StoredIdentifiers))
+	if len(e.StoredIdentifiers) > 0 {
+		e.count(e.IdentifierMatches, "the id is the recorded one", "the id is %s, recorded is %s", e.Identifier, idList(e.StoredIdentifiers))
+	} else {
+		e.Against = append(e.Against, "no id is recorded that could be compared: "+rec.Error)
+	}
 	e.count(e.ChildSize == e.ParentSize, "both disks have the same size", "the disk has %d bytes, the image's %d", e.ParentSize, e.ChildSize)
 	if child.Format.Number == FormatVHDX {
 		e.ChildVirtualDiskId, e.ParentVirtualDiskId = &child.Info.DiskID, &parent.Info.DiskID

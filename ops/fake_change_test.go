@@ -61,6 +61,8 @@ func (w *fakeWriter) SetParent(p ops.CreateParent) error {
 	})
 }
 
+func (w *fakeWriter) UnreadParent() ([]byte, error) { return nil, nil }
+
 func (w *fakeWriter) SetPhysicalSector(n uint32) error {
 	return w.change("fake.physical", func(im *fakeImage) { im.Physical = n })
 }

@@ -23,7 +23,8 @@ type Likely struct {
 // recorded name, or with the recorded time. An image that records what own records
 // is its brother, and one that reads through it is no parent.
 func (r *resolver) likely(own *Found, err error) []Likely {
-	if !errors.Is(err, ErrParentMissing) && !errors.Is(err, ErrParentMismatch) || r.scan() != nil {
+	unknown := errors.Is(err, ErrParentMissing) || errors.Is(err, ErrParentMismatch) || errors.Is(err, errUnrecorded)
+	if !unknown || r.scan() != nil {
 		return nil
 	}
 	var names []string

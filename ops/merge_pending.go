@@ -130,7 +130,8 @@ func (l *Library) isCut(rec *mergeRecord, own Dir) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return found.Err == nil && found.Info.Parent != nil && !slices.Contains(found.Info.Parent.IDs, rec.NextID), nil
+	p := found.Info.Parent
+	return found.Err == nil && p != nil && p.Err == nil && !slices.Contains(p.IDs, rec.NextID), nil
 }
 
 // refAt names a clean absolute host path in a folder of the library, that of own

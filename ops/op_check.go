@@ -143,7 +143,7 @@ func checkImage(ctx context.Context, lib *Library, l *Link) (Report, error) {
 			rep.add(Anomaly{Name: "image.open", Severity: Broken, Where: "image", Text: found.Err.Error()})
 			return rep, nil
 		}
-		if l.Err != nil {
+		if l.Err != nil && !errors.Is(l.Err, errUnrecorded) { // opening named that
 			rep.add(Anomaly{Name: linkAnomaly(l.Err), Severity: Broken, Where: "parent", Text: l.Err.Error()})
 		}
 		moved, err := lib.checkLayer(ctx, l.Ref, func(layer Layer) error {

@@ -169,8 +169,7 @@ func (r *Request) setParent(ctx context.Context, p *newParent, ignore bool) (Fie
 		fields = Fields{{"Evidence", e}}
 	}
 	if !matches && !ignore {
-		return fields, Errorf(ErrParentMismatch, StatusIDMismatch, "parent=%q: %s has id %s, recorded in %s is %s; ignoreidmismatch=true goes on, if Evidence bears it out",
-			p.typed, found.Ref.Path(), found.Info.LinkID, child.Ref.Path(), idList(child.Info.Parent.IDs))
+		return fields, p.mismatch()
 	}
 	change, err := p.change(nameSetParent)
 	if err != nil {
@@ -182,6 +181,16 @@ func (r *Request) setParent(ctx context.Context, p *newParent, ignore bool) (Fie
 	r.Begin(0)
 	err = r.relink(change, p)
 	return append(change.fields(r.Library, err), fields...), err
+}
+
+// mismatch says that the id of p is not, or cannot be told to be, the recorded one.
+func (p *newParent) mismatch() error {
+	recorded := "recorded in " + p.child.Ref.Path() + " is " + idList(p.child.Info.Parent.IDs)
+	if err := p.child.Info.Parent.Err; err != nil {
+		recorded = "whether " + p.child.Ref.Path() + " was made on it cannot be told: " + err.Error()
+	}
+	return Errorf(ErrParentMismatch, StatusIDMismatch, "parent=%q: %s has id %s, %s; ignoreidmismatch=true goes on, if Evidence bears it out",
+		p.typed, p.found().Ref.Path(), p.found().Info.LinkID, recorded)
 }
 
 // present is the parent that the image is read through now, nil without one.
@@ -267,6 +276,9 @@ func (r *Request) relink(c *relinking, p *newParent) (err error) {
 		if !ok {
 			return Errorf(errors.ErrUnsupported, StatusWrongType, "%s: the parent of this image cannot be changed", c.child.Path())
 		}
+		if c.record.Unread, err = relinker.UnreadParent(); err != nil {
+			return err
+		}
 		if err := c.undo.add(c.record); err != nil {
 			return fmt.Errorf("undo record %s: %w", c.undo.Path(), err)
 		}
@@ -343,7 +355,7 @@ func (r *parentRecord) same(o *parentRecord) bool {
 			return false
 		}
 	}
-	return slices.Equal(r.Identifiers, o.Identifiers)
+	return r.Error == o.Error && slices.Equal(r.Identifiers, o.Identifiers)
 }
 
 // oneForm is a recorded path in one form, whoever wrote it.

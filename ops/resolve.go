@@ -63,6 +63,9 @@ type resolved struct {
 func (r *resolver) resolve(c child) (*resolved, []Candidate, error) {
 	s := &search{resolver: r, child: c}
 	parent := c.found.Info.Parent
+	if err := parent.Err; err != nil {
+		return nil, nil, Wrapf(err, errUnrecorded, StatusOf(err), "parent of %s", c.found.Ref.Path())
+	}
 	for _, id := range parent.IDs {
 		if !id.IsZero() {
 			s.want = append(s.want, id)

@@ -15,8 +15,9 @@ import (
 const (
 	// undoSuffix ends the name of an image's undo log in its state folder.
 	undoSuffix = ".undo"
-	// maxUndo is how much of an undo log is read, its end: some thousand records.
-	maxUndo = 1 << 20
+	// maxUndo is how much of an undo log is read, its end: some thousand records, or
+	// the largest that there can be and those after it.
+	maxUndo = 4 << 20
 	// maxName is the longest name of a file on Linux, in bytes.
 	maxName = 255
 )
@@ -38,6 +39,7 @@ type undoRecord struct {
 	Before    *parentRecord `json:",omitempty"` // of set-parent
 	After     *parentRecord `json:",omitempty"`
 	Undoes    *time.Time    `json:",omitempty"` // Time of the record that this one puts back
+	Unread    []byte        `json:",omitempty"` // what the file held where Before could not be read
 	Property  string        `json:",omitempty"` // of set
 	Old       string        `json:",omitempty"`
 	New       string        `json:",omitempty"`
@@ -49,10 +51,14 @@ type parentRecord struct {
 	Identifiers []GUID
 	Timestamp   *time.Time `json:",omitempty"` // of the parent, where the format stores it
 	Paths       []ParentPath
+	Error       string `json:",omitempty"` // why not all of it can be read
 }
 
 func newParentRecord(p *Parent) *parentRecord {
 	r := &parentRecord{Identifiers: p.IDs, Paths: p.Paths}
+	if p.Err != nil {
+		r.Error = p.Err.Error()
+	}
 	if !p.Timestamp.IsZero() {
 		t := p.Timestamp.UTC()
 		r.Timestamp = &t

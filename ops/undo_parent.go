@@ -27,6 +27,10 @@ func (r *Request) undoParent(child *Found) (Fields, error) {
 	if err != nil {
 		return nil, err
 	}
+	if last.Before.Error != "" {
+		return nil, Errorf(ErrUsage, 0, "undo=true: what was recorded before %s could not be read (%s); its bytes are in %s",
+			last.Time.Format(time.RFC3339), last.Before.Error, undo.Path())
+	}
 	c := &relinking{child: child.Ref, undo: undo, to: last.Before.create()}
 	c.record = undoRecord{Time: time.Now().UTC(), Operation: nameSetParent, Before: now, After: c.to.record(child), Undoes: &last.Time}
 	if r.Dry {

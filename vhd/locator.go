@@ -16,6 +16,8 @@ const (
 	// maxLocatorData bounds one parent path: Windows paths have at most 32,767
 	// UTF-16 units.
 	maxLocatorData = 64 << 10
+
+	anomalyLocator = "vhd.locator"
 )
 
 // Platform codes of parent locators.
@@ -185,7 +187,7 @@ func readParent(file ops.File, h *header, lay *layout) (*ops.Parent, []ops.Anoma
 			case err == nil:
 				p.Paths = append(p.Paths, path)
 			case isCorrupt(err):
-				odd = append(odd, anomaly("vhd.locator", ops.Warning, fmt.Sprintf("parent locator %d", i), err))
+				odd = append(odd, anomaly(anomalyLocator, ops.Warning, fmt.Sprintf("parent locator %d", i), err))
 			default:
 				return nil, nil, err
 			}

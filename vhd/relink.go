@@ -53,8 +53,19 @@ func (w *writer) SetParent(p ops.CreateParent) error {
 	}
 	w.session.next = max(w.session.next, at+n)
 	w.mu.info.Parent = parent
-	w.mu.info.Anomalies = append(without(w.mu.info.Anomalies, "vhd.locator"), odd...)
+	w.mu.info.Anomalies = append(without(w.mu.info.Anomalies, anomalyLocator), odd...)
 	return nil
+}
+
+// UnreadParent is the dynamic header, where a path of the parent cannot be read: it
+// holds the locators, and leads to what stands in place of the path.
+func (w *writer) UnreadParent() ([]byte, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if !slices.ContainsFunc(w.mu.info.Anomalies, func(a ops.Anomaly) bool { return a.Name == anomalyLocator }) {
+		return nil, nil
+	}
+	return slices.Clone(w.head.raw[:]), nil
 }
 
 // relinkedLocked writes paths to at and gives the header that leads there.

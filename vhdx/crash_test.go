@@ -19,6 +19,7 @@ type crashed struct {
 	host    func(t *testing.T) *sim.Host
 	child   bool
 	prepare []crash.Step
+	lasting []string // anomalies that no first write mends
 }
 
 func crashedImages() []crashed {
@@ -51,7 +52,7 @@ func crashedImages() []crashed {
 
 func (c crashed) start(t *testing.T) (*crash.Subject, *crash.Prepared) {
 	t.Helper()
-	s := &crash.Subject{Format: Format, Path: "/img/" + testImage, Differencing: c.child}
+	s := &crash.Subject{Format: Format, Path: "/img/" + testImage, Differencing: c.child, Lasting: c.lasting}
 	if c.prepare == nil {
 		history := crash.NewHistory(c.child)
 		for _, w := range c.was {

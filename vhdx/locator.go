@@ -35,8 +35,9 @@ func (l locator) get(key string) (string, bool) {
 	return "", false
 }
 
-// decodeLocator reads the whole item or nothing ([MS-VHDX] 2.6.2.6). Keys are
-// unique and not empty; strings lie behind the entries and do not overlap.
+// decodeLocator reads an item ([MS-VHDX] 2.6.2.6). Keys are unique and not empty;
+// strings lie behind the entries and do not overlap. With an error come the pairs
+// before the first that is wrong.
 func decodeLocator(b []byte) (locator, error) {
 	if len(b) < locatorHeader {
 		return nil, corruptf(ops.StatusMetadataRead, "parent locator: %d bytes, want %d or more", len(b), locatorHeader)
@@ -52,18 +53,22 @@ func decodeLocator(b []byte) (locator, error) {
 	var l locator
 	var spans []span
 	seen := map[string]bool{}
+	room := maxItem // for what strings that overlap say, too
 	for i := range count {
 		e := b[locatorHeader+12*i:]
+		if room -= int64(le.Uint16(e[8:])) + int64(le.Uint16(e[10:])); room < 0 {
+			return l, corruptf(ops.StatusMetadataRead, "parent locator entry %d: the strings up to here have more than %d bytes", i, maxItem)
+		}
 		key, err := locatorString(b, table, le.Uint32(e), le.Uint16(e[8:]), &spans)
 		if err != nil {
-			return nil, corruptf(ops.StatusMetadataRead, "parent locator entry %d: key %s", i, err)
+			return l, corruptf(ops.StatusMetadataRead, "parent locator entry %d: key %s", i, err)
 		}
 		value, err := locatorString(b, table, le.Uint32(e[4:]), le.Uint16(e[10:]), &spans)
 		if err != nil {
-			return nil, corruptf(ops.StatusMetadataRead, "parent locator entry %d: value %s", i, err)
+			return l, corruptf(ops.StatusMetadataRead, "parent locator entry %d: value %s", i, err)
 		}
 		if key == "" || seen[key] {
-			return nil, corruptf(ops.StatusMetadataRead, "parent locator entry %d: key %q is empty or there twice", i, key)
+			return l, corruptf(ops.StatusMetadataRead, "parent locator entry %d: key %.64q is empty or there twice", i, key)
 		}
 		seen[key] = true
 		l = append(l, keyValue{key, value})
@@ -133,28 +138,10 @@ func encodeUTF16(s string) []byte {
 	return b
 }
 
-// parent is what the locator says in the terms of package ops. A non-zero
-// parent_linkage2 is the id that the parent is about to get from a merge.
-func (l locator) parent() (*ops.Parent, error) {
+// parent is what the locator says in the terms of package ops.
+func (l locator) parent() *ops.Parent {
 	p := &ops.Parent{}
-	text, ok := l.get(keyLinkage)
-	if !ok {
-		return nil, corruptf(ops.StatusMetadataRead, "parent locator: no %s", keyLinkage)
-	}
-	id, err := ops.ParseGUID(text)
-	if err != nil {
-		return nil, corruptf(ops.StatusMetadataRead, "parent locator: %s %q is not a GUID", keyLinkage, text)
-	}
-	p.IDs = append(p.IDs, id)
-	if text, ok := l.get(keyLinkage2); ok {
-		id, err := ops.ParseGUID(text)
-		if err != nil {
-			return nil, corruptf(ops.StatusMetadataRead, "parent locator: %s %q is not a GUID", keyLinkage2, text)
-		}
-		if !id.IsZero() && id != p.IDs[0] {
-			p.IDs = append(p.IDs, id)
-		}
-	}
+	p.IDs, p.Err = l.linkage()
 	for _, path := range []struct {
 		key  string
 		kind ops.PathKind
@@ -163,5 +150,27 @@ func (l locator) parent() (*ops.Parent, error) {
 			p.Paths = append(p.Paths, ops.ParentPath{Kind: path.kind, Path: v})
 		}
 	}
-	return p, nil
+	return p
+}
+
+// linkage is the recorded ids, with an error those that can be read. A non-zero
+// parent_linkage2 is the id that the parent is about to get from a merge.
+func (l locator) linkage() (ids []ops.GUID, err error) {
+	for _, key := range []string{keyLinkage, keyLinkage2} {
+		text, ok := l.get(key)
+		if !ok && key == keyLinkage {
+			return nil, corruptf(ops.StatusMetadataRead, "parent locator: no %s", key)
+		}
+		if !ok {
+			break
+		}
+		id, err := ops.ParseGUID(text)
+		if err != nil {
+			return ids, corruptf(ops.StatusMetadataRead, "parent locator: %s %.64q is not a GUID", key, text)
+		}
+		if key == keyLinkage || !id.IsZero() && id != ids[0] {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }

@@ -38,32 +38,76 @@ func TestLocatorRejects(t *testing.T) {
 	}
 }
 
+// A disk opens whatever its locator says: what cannot be read of it is named, and
+// what can is there.
 func TestLocatorOfAnImage(t *testing.T) {
+	const linkage = "{7584f8fb-36d3-4091-afb5-b1afe587bfa8}"
 	for _, tt := range []struct {
-		name    string
-		entries [][2]string
-		err     string
+		name       string
+		entries    [][2]string
+		patches    []fixture.Patch
+		err        string
+		ids, paths int
 	}{
-		{"key twice", [][2]string{{"parent_linkage", "{7584f8fb-36d3-4091-afb5-b1afe587bfa8}"}, {"parent_linkage", "x"}}, `key "parent_linkage" is empty or there twice`},
-		{"no linkage", [][2]string{{"relative_path", `.\p.vhdx`}}, "no parent_linkage"},
-		{"key in capitals", [][2]string{{"Parent_Linkage", "{7584f8fb-36d3-4091-afb5-b1afe587bfa8}"}}, "no parent_linkage"},
-		{"linkage no GUID", [][2]string{{"parent_linkage", "{7584}"}}, `parent_linkage "{7584}" is not a GUID`},
-		{"linkage2 no GUID", [][2]string{{"parent_linkage", "7584F8FB-36d3-4091-afb5-b1afe587bfa8"}, {"parent_linkage2", "-"}}, `parent_linkage2 "-" is not a GUID`},
-		{"no braces, no path", [][2]string{{"parent_linkage", "7584F8FB-36d3-4091-afb5-b1afe587bfa8"}, {"volume_path", ""}}, ""},
+		{"key twice", [][2]string{{"parent_linkage", linkage}, {"parent_linkage", "x"}}, nil, `key "parent_linkage" is empty or there twice`, 1, 0},
+		{"no linkage", [][2]string{{"relative_path", `.\p.vhdx`}}, nil, "no parent_linkage", 0, 1},
+		{"key in capitals", [][2]string{{"Parent_Linkage", linkage}}, nil, "no parent_linkage", 0, 0},
+		{"linkage no GUID", [][2]string{{"parent_linkage", "{7584}"}, {"relative_path", `.\p.vhdx`}}, nil, `parent_linkage "{7584}" is not a GUID`, 0, 1},
+		{"linkage2 no GUID", [][2]string{{"parent_linkage", linkage}, {"parent_linkage2", "-"}}, nil, `parent_linkage2 "-" is not a GUID`, 1, 0},
+		{"a path that is no text", [][2]string{{"parent_linkage", linkage}, {"relative_path", "p\x00"}}, nil, "entry 1: value holds a NUL", 1, 0},
+		{"type", nil, meta(fixture.VHDXItemLocator, fill(16, 0xee)), "type eeeeeeee-eeee-eeee-eeee-eeeeeeeeeeee is not known", 0, 0},
+		{"table", nil, meta(fixture.VHDXItemLocator+18, le16(65535)), "65535 entries", 0, 0},
+		{"no item", nil, noLocator(), "0 bytes, want 20", 0, 0},
+		{"an item of no bytes", nil, meta(itemAt(5, 20), le32(0)), "0 bytes, want 20", 0, 0},
+		{"no braces, no path", [][2]string{{"parent_linkage", linkage[1:37]}, {"volume_path", ""}}, nil, "", 1, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h, _ := place(t, fixture.VHDX{Size: 16 * mib, Parent: &fixture.Locator{Entries: tt.entries}})
-			d, err := openHost(t, h, ops.Read)
+			l := &fixture.Locator{Entries: tt.entries}
+			if l.Entries == nil {
+				l = parentLocator()
+			}
+			d := openRead(t, fixture.VHDX{Size: 16 * mib, Parent: l, Patches: tt.patches})
+			p := d.Info().Parent
+			require.Len(t, p.IDs, tt.ids)
+			require.Len(t, p.Paths, tt.paths)
+			require.Len(t, d.Info().Anomalies, 1)
+			a := d.Info().Anomalies[0]
 			if tt.err == "" {
-				require.NoError(t, err)
-				require.Equal(t, "vhdx.locator.no-path", d.Info().Anomalies[0].Name)
-				require.NoError(t, d.Close())
+				require.NoError(t, p.Err)
+				require.Equal(t, "vhdx.locator.no-path", a.Name)
 				return
 			}
-			require.ErrorIs(t, err, ops.ErrCorrupt)
-			require.ErrorContains(t, err, tt.err)
+			require.Equal(t, "vhdx.locator.unreadable", a.Name)
+			require.Equal(t, ops.Broken, a.Severity)
+			require.ErrorIs(t, p.Err, ops.ErrCorrupt)
+			require.ErrorContains(t, p.Err, "vhdx: parent locator")
+			require.ErrorContains(t, p.Err, tt.err)
+			require.Contains(t, a.Text, tt.err)
 		})
 	}
+}
+
+// Entries whose strings overlap may say a great deal: it ends at what an item has.
+func TestLocatorOfManyBytes(t *testing.T) {
+	const entries, string16 = 8000, 32 << 10
+	b := make([]byte, 20+12*entries+string16+2*entries)
+	copy(b, parentLocator().Bytes()[:18])
+	copy(b[18:], le16(entries))
+	for i := range entries {
+		e := b[20+12*i:]
+		at := uint32(20 + 12*entries + 2*i)
+		copy(e, le32(at))
+		copy(e[4:], le32(at))
+		copy(e[8:], le16(2*uint16(i+1)))
+		copy(e[10:], le16(string16))
+	}
+	for i := 20 + 12*entries; i < len(b); i += 2 {
+		copy(b[i:], le16(uint16(1+i%50000)))
+	}
+	l, err := decodeLocator(b)
+	require.ErrorIs(t, err, ops.ErrCorrupt)
+	require.ErrorContains(t, err, "have more than 1048576 bytes")
+	require.Less(t, len(l), 64)
 }
 
 func TestLocatorEncoding(t *testing.T) {

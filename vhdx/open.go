@@ -15,6 +15,7 @@ const (
 	anomalyDirty  = "vhdx.log.dirty"
 	anomalyEmpty  = "vhdx.log.empty"
 	anomalyNoPath = "vhdx.locator.no-path"
+	anomalyUnread = "vhdx.locator.unreadable"
 )
 
 // open reads and judges everything but the BAT, which is judged entry by entry
@@ -172,7 +173,7 @@ func (d *Disk) openMetadata() error {
 		return err
 	}
 	if d.metadata.hasParent {
-		if err := d.openLocator(get); err != nil {
+		if err := d.openLocator(); err != nil {
 			return err
 		}
 	}
@@ -188,22 +189,28 @@ func (d *Disk) openMetadata() error {
 	return nil
 }
 
-func (d *Disk) openLocator(get func(ops.GUID) ([]byte, error)) error {
-	b, err := get(itemLocator)
+// openLocator reads what is recorded of the parent. Where that cannot be read the
+// disk opens all the same, so that it can be mended.
+func (d *Disk) openLocator() error {
+	b, err := d.locatorItem()
 	if err != nil {
 		return err
 	}
 	l, err := decodeLocator(b)
-	if err != nil {
-		return err
+	if d.parent = l.parent(); err != nil {
+		d.parent.Err = err
 	}
-	if d.parent, err = l.parent(); err != nil {
-		return err
-	}
-	if a, odd := pathAnomaly(d.parent); odd {
+	if a, odd := locatorAnomaly(d.parent); odd {
 		d.found = append(d.found, a)
 	}
 	return nil
+}
+
+// locatorItem is the parent locator as it stands in the file; without one no bytes.
+func (d *Disk) locatorItem() ([]byte, error) {
+	it := d.items[itemLocator]
+	b := make([]byte, it.length)
+	return b, readFull(d.src, b, d.regions.metadata.off+int64(it.offset), "parent locator")
 }
 
 // mendedLocked forgets anomalies that are there no more.
@@ -211,8 +218,15 @@ func (d *Disk) mendedLocked(names ...string) {
 	d.found = slices.DeleteFunc(slices.Clone(d.found), func(a ops.Anomaly) bool { return slices.Contains(names, a.Name) })
 }
 
-// pathAnomaly names what a parent locator without a path means.
-func pathAnomaly(p *ops.Parent) (ops.Anomaly, bool) {
+// locatorAnomaly names what a parent locator that cannot be read, or has no path,
+// means.
+func locatorAnomaly(p *ops.Parent) (ops.Anomaly, bool) {
+	if p.Err != nil {
+		return ops.Anomaly{
+			Name: anomalyUnread, Severity: ops.Broken, Where: "parent locator",
+			Text: p.Err.Error() + "; nobody can tell what the parent is until set-parent records it",
+		}, true
+	}
 	return ops.Anomaly{
 		Name: anomalyNoPath, Severity: ops.Warning, Where: "parent locator",
 		Text: "the parent locator holds no path; the parent can be found by its id only",

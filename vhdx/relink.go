@@ -16,8 +16,9 @@ const (
 
 // SetParent records another parent: ids and paths, in one step. Keys of the
 // locator that are not known here stay; a volume path goes, since nobody can tell
-// whether it is still true. It changes no id of the image itself and is durable
-// when it answers nil.
+// whether it is still true. Of a locator that cannot be read the keys before the
+// fault stay; one that is not there is made. It changes no id of the image itself
+// and is durable when it answers nil.
 //
 //	everything before, in place         the old record
 //	one log entry with item and table   the new record
@@ -48,11 +49,21 @@ func (w *Writer) SetParent(p ops.CreateParent) error {
 	defer w.mu.Unlock()
 	w.items[itemLocator] = r.item
 	w.parent = r.parent
-	w.mendedLocked(anomalyNoPath)
-	if a, odd := pathAnomaly(r.parent); odd {
+	w.mendedLocked(anomalyNoPath, anomalyUnread)
+	if a, odd := locatorAnomaly(r.parent); odd {
 		w.found = append(w.found, a)
 	}
 	return nil
+}
+
+// UnreadParent is the locator's bytes where not all of it can be read.
+func (w *Writer) UnreadParent() ([]byte, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.parent == nil || w.parent.Err == nil {
+		return nil, nil
+	}
+	return w.locatorItem()
 }
 
 // relink is a parent locator on its way into the file.
@@ -60,6 +71,7 @@ type relink struct {
 	region span // of the metadata
 	b      []byte
 	room   int64 // bytes of the item's place that are cleared behind b
+	added  bool  // the table has no entry for it yet
 	item   item
 	parent *ops.Parent
 }
@@ -71,21 +83,15 @@ func (w *Writer) planRelink(p ops.CreateParent) (*relink, error) {
 	if w.poison != nil {
 		return nil, w.poison
 	}
-	old := make([]byte, w.items[itemLocator].length)
-	r := &relink{region: w.regions.metadata, item: w.items[itemLocator]}
-	if err := readFull(w.src, old, r.region.off+int64(r.item.offset), "metadata item"); err != nil {
-		return nil, err
-	}
-	l, err := decodeLocator(old)
+	old, err := w.locatorItem()
 	if err != nil {
 		return nil, err
 	}
+	l, _ := decodeLocator(old) // of one that is damaged what there is
 	if l, err = l.relinked(p); err != nil {
 		return nil, err
 	}
-	if r.parent, err = l.parent(); err != nil {
-		return nil, err
-	}
+	r := &relink{region: w.regions.metadata, parent: l.parent()}
 	if r.b = l.encode(); bytes.Equal(r.b, old) {
 		return nil, nil
 	}
@@ -93,7 +99,25 @@ func (w *Writer) planRelink(p ops.CreateParent) (*relink, error) {
 	if err := readFull(w.src, table, r.region.off, "metadata table"); err != nil {
 		return nil, err
 	}
+	if err := r.findEntry(w.items, table); err != nil {
+		return nil, err
+	}
 	return r, r.findRoom(table)
+}
+
+// findEntry finds the item's entry in the table, the one behind the last where it
+// has none.
+func (r *relink) findEntry(items map[ops.GUID]item, table []byte) error {
+	var ok bool
+	if r.item, ok = items[itemLocator]; ok {
+		return nil
+	}
+	count := int(le.Uint16(table[10:]))
+	if count == maxItems {
+		return ops.Errorf(ops.ErrUsage, ops.StatusMetadataWrite, "vhdx: no room for a parent locator among %d metadata items", count)
+	}
+	r.item, r.added = item{index: count, flags: itemRequired}, true
+	return nil
 }
 
 // relinked is the locator with another parent in it.
@@ -122,6 +146,7 @@ func (l locator) relinked(p ops.CreateParent) (locator, error) {
 
 // findRoom decides where the item goes: where it is, up to what follows it, when
 // one log entry holds all of that and the table's page; else to the first gap.
+// An item of no bytes has no place of its own.
 func (r *relink) findRoom(table []byte) error {
 	n := int64(len(r.b))
 	if n > maxItem {
@@ -138,7 +163,7 @@ func (r *relink) findRoom(table []byte) error {
 	old := int64(r.item.length)
 	r.item.length = uint32(n)
 	r.room = max(n, old)
-	if n <= limit-here && ceilDiv(here%pageSize+r.room, pageSize) < maxEntryPages {
+	if old > 0 && n <= limit-here && ceilDiv(here%pageSize+r.room, pageSize) < maxEntryPages {
 		return nil
 	}
 	for _, align := range []int64{pageSize, 8} {
@@ -179,12 +204,20 @@ func itemSpans(table []byte) []span {
 	return spans
 }
 
-// put puts the item first and its entry in the table last.
+// put puts the item first and its entry in the table behind it; last of all, where
+// that is a new one, what makes it count.
 func (r *relink) put(a *amendment) error {
 	b := append(r.b[:len(r.b):len(r.b)], make([]byte, r.room-int64(len(r.b)))...)
 	if err := a.put(r.region.off+int64(r.item.offset), b); err != nil {
 		return err
 	}
-	e := le.AppendUint32(le.AppendUint32(nil, r.item.offset), r.item.length)
-	return a.put(r.region.off+int64(itemEntry+itemEntry*r.item.index)+16, e)
+	e := make([]byte, 16, itemEntry)
+	itemLocator.PutLE(e)
+	for _, v := range []uint32{r.item.offset, r.item.length, r.item.flags} {
+		e = le.AppendUint32(e, v)
+	}
+	if err := a.put(r.region.off+int64(itemEntry+itemEntry*r.item.index), e); err != nil || !r.added {
+		return err
+	}
+	return a.put(r.region.off+10, le.AppendUint16(nil, uint16(r.item.index+1)))
 }

@@ -15,6 +15,7 @@ type Graph struct {
 	MissingParents     []string // images whose own parent was not found
 	MismatchedParents  []string // images whose own parent has another id
 	UnreadableParents  []string // images whose own parent is there and cannot be opened
+	UnreadableLinks    []string // images of which nobody can tell what their parent is
 	Cycles             []string // images in a chain that leads back to itself
 	DuplicateIDs       [][]string
 	UnreadableImages   []string
@@ -49,7 +50,7 @@ type Wanted struct {
 func NewGraph(g *ops.Graph) *Graph {
 	v := &Graph{
 		Images: make([]GraphImage, len(g.Images)), Orphans: []string{}, MissingParents: []string{}, MismatchedParents: []string{},
-		UnreadableParents: []string{}, Cycles: []string{}, DuplicateIDs: [][]string{}, UnreadableImages: []string{}, ImagesWithChildren: []string{},
+		UnreadableParents: []string{}, UnreadableLinks: []string{}, Cycles: []string{}, DuplicateIDs: [][]string{}, UnreadableImages: []string{}, ImagesWithChildren: []string{},
 	}
 	for i := range g.Images {
 		v.add(i, &g.Images[i])
@@ -66,6 +67,8 @@ func (v *Graph) add(i int, n *ops.GraphNode) {
 		v.UnreadableImages = append(v.UnreadableImages, path)
 	case errors.Is(n.ChainErr, ops.ErrCycle):
 		v.Cycles = append(v.Cycles, path)
+	case f.Info.Parent != nil && f.Info.Parent.Err != nil:
+		v.UnreadableLinks = append(v.UnreadableLinks, path)
 	case errors.Is(err, ops.ErrParentMismatch):
 		v.MismatchedParents = append(v.MismatchedParents, path)
 	case errors.Is(err, ops.ErrParentMissing):

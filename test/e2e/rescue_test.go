@@ -164,6 +164,37 @@ func TestRescueParentMoved(t *testing.T) {
 	})
 }
 
+// The child's record of its parent is garbage: the disk says so, shows nothing, and
+// set-parent writes the record anew.
+func TestRescueUnreadableLink(t *testing.T) {
+	need.Tool(t, "jq")
+	dir := t.TempDir()
+	content := dailies(t, dir, "vhdx", 1)
+	f, err := os.OpenFile(filepath.Join(dir, "day01.avhdx"), os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte("garbage."), 64), 2*mib+fixture.VHDXItemLocator)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	before := SHA256(t, filepath.Join(dir, "day01.avhdx"))
+	m := Start(t, dir)
+	out, err := m.Try(t, "bash", `head -c 512 day01.avhdx/raw`)
+	require.Error(t, err)
+	require.Contains(t, out, "Structure needs cleaning")
+	out = m.Shell(t, `jq -r '.Images[0].Parent | .Errno, .Likely[0].Path, .Likely[0].Why[0]' day01.avhdx/chain.json
+		jq -r '.UnreadableLinks[0]' .vhdfs/graph.json
+		jq -r '.Anomalies[].Name' day01.avhdx/state.json
+		exec 3<>day01.avhdx/check; echo 1 >&3 2>/dev/null && exit 9; cat <&3 | jq -r '.Errno, .Images[0].Anomalies[].Name'
+		exec 4<>day01.avhdx/set-parent; echo base.vhdx >&4 2>/dev/null && exit 9; cat <&4 | jq -r '.Errno, .Evidence.WithChild.Places > 0'`)
+	require.Equal(t, []string{"EUCLEAN", filepath.Join(dir, "base.vhdx"), "the same VirtualDiskId", filepath.Join(dir, "day01.avhdx"),
+		"vhdx.locator.unreadable", "EUCLEAN", "vhdx.locator.unreadable", "ESTALE", "true"}, lines(out))
+	require.Equal(t, before, SHA256(t, filepath.Join(dir, "day01.avhdx")))
+	out = m.Shell(t, `echo base.vhdx ignoreidmismatch=true > day01.avhdx/set-parent
+		sha256sum < day01.avhdx/raw
+		jq -r '.Unread' $(jq -r .UndoRecord day01.avhdx/state.json) | base64 -d | head -c 8; echo
+		echo 1 > day01.avhdx/check`)
+	require.Equal(t, []string{sum(content[1]) + "  -", "garbage."}, lines(out))
+}
+
 // A machine was copied with its disks: two files have the right id. None is taken;
 // set-parent says which it is.
 func TestRescueTwoCopiesOfTheParent(t *testing.T) {

@@ -150,7 +150,7 @@ func TestH18OtherItems(t *testing.T) {
 		{name: "a user's with the id of the size", file: with(fixture.Item{ID: sizeID, Flags: 1, Data: le64(1)})},
 		{name: "a user's twice", file: with(fixture.Item{ID: unknownID, Flags: 1}, fixture.Item{ID: unknownID, Flags: 1}), class: ops.ErrCorrupt, says: "metadata item 6: id 01234567"},
 		{name: "1,025 of users", file: with(users...), class: ops.ErrCorrupt, says: "1025 user entries, at most 1024"},
-		{name: "a parent without a locator", file: noLocator, class: ops.ErrCorrupt, says: "a8d35f2d"},
+		{name: "a parent without a locator", file: noLocator, class: ops.ErrCorrupt, says: "vhdx: parent locator: 0 bytes"},
 		{name: "a locator without a parent", file: with(fixture.Item{ID: locatorID, Flags: 4, Data: []byte("x")})},
 	})
 }
