@@ -91,6 +91,9 @@ const (
 	parent   = "parent"
 )
 
+// dirtyLog is the anomaly of a log that has to be replayed.
+const dirtyLog = "vhdx.log.dirty"
+
 // readStored reads an extent of data where its file is no hole. Blocks start, and
 // holes end, at whole sectors of the file.
 func readStored(f ops.File, l ops.Layer, off int64, e ops.Extent, buf []byte, v *View) error {
@@ -162,7 +165,7 @@ func (v *View) Within(h *History) error {
 		return fmt.Errorf("the file has %d bytes, was compacted to %d", v.length, h.length)
 	}
 	for name := range h.mended {
-		if v.odd[name] {
+		if v.odd[name] && (h.closed || name != dirtyLog) { // the session may have begun its own
 			return fmt.Errorf("%s is there, was mended", name)
 		}
 	}
