@@ -129,7 +129,7 @@ type (
 // longer than length, durably.
 type (
 	compacting struct{ under, free int64 }
-	compacted  struct{ length int64 }
+	compacted  struct{ length int64 } // of the file at most; 0: any
 )
 
 // repairing marks a repair, which may make the file longer, mended that anomalies
