@@ -160,7 +160,8 @@ func (c *compaction) compact(ctx context.Context) error {
 	})
 }
 
-// track tells the tracking file what may change: what is stored in free space.
+// track tells the tracking file what may change: whole blocks that are free and
+// have data.
 func (c *compaction) track(w Writer) error {
 	t := c.engine().tracked.Load()
 	if t == nil || c.r.Dry {
@@ -169,21 +170,29 @@ func (c *compaction) track(w Writer) error {
 	if err := t.Loosen(); err != nil {
 		return err
 	}
+	block := int64(w.Info().BlockSize)
 	for _, r := range c.free {
-		for off, end := r.Off, r.Off+r.Len; off < end; {
-			x, err := c.chain.Extent(off, end-off)
+		off, end := (r.Off+block-1)/block*block, r.Off+r.Len
+		if end < w.Size() {
+			end = end / block * block
+		}
+		for off < end {
+			x, err := w.Extent(off, end-off)
 			if err != nil {
 				return err
 			}
-			if x.Kind == Data {
-				if err := t.begin(w); err != nil {
-					return err
-				}
-				if err := t.Write(off, x.Len); err != nil {
-					return err
-				}
+			if x.Kind != Data {
+				off += x.Len
+				continue
 			}
-			off += x.Len
+			if err := t.begin(w); err != nil {
+				return err
+			}
+			from := off / block * block
+			off = min((off+x.Len+block-1)/block*block, end)
+			if err := t.Write(from, off-from); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -60,7 +60,7 @@ func cutChange(t *testing.T, c crashed, q crash.Sequence, judgeOf func(base *Dis
 		for ; seen < state.At; seen++ {
 			e := r.Events[seen]
 			if history.Note(e); e.Op == sim.OpAck && len(e.Label) > 4 {
-				map[string]map[string]bool{"ask ": at.asked, "did ": at.did, "writ": {}, "flus": {}, "clos": {}, "refu": {}}[e.Label[:4]][e.Label[4:]] = true
+				map[string]map[string]bool{"ask ": at.asked, "did ": at.did, "writ": {}, "flus": {}, "clos": {}, "refu": {}, "comp": {}}[e.Label[:4]][e.Label[4:]] = true
 			}
 		}
 		h, err := state.Host()

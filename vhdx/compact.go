@@ -14,6 +14,7 @@ const moveStep = 64 * mib
 
 // Compact gives space back to the host, in this order:
 //
+//	the DataWriteGuid, if a block is free          no child takes zeros for its bytes
 //	blocks of zeros become zero blocks; flush      their space is free
 //	zeros within blocks become holes of the file   they read as before
 //	bitmaps that no block needs are given up
@@ -81,6 +82,7 @@ type compaction struct {
 	space     *spaceMap // what belongs to somebody, as far as it is known here
 	payload   *spaceMap // where payload blocks start
 	bitmaps   *spaceMap // where bitmap blocks are
+	partial   int       // blocks of this chunk that need its bitmap, as far as the sweep came
 }
 
 // step tells of progress.
@@ -172,6 +174,9 @@ func (c *compaction) sweep(ctx context.Context) error {
 		if c.w.geometry.isBitmap(i) {
 			return c.bitmap(i, e)
 		}
+		if e.state() == statePartial {
+			c.partial++
+		}
 		if err := c.block(ctx, i, e); err != nil {
 			return fmt.Errorf("vhdx: compact block %d: %w", c.w.geometry.payloadOf(i), err)
 		}
@@ -190,7 +195,7 @@ func (c *compaction) block(ctx context.Context, i int64, e entry) error {
 	b := w.geometry.payloadOf(i)
 	if !e.present() { // kept space of a block that reads as zeros
 		if c.o.Scan || c.o.Move {
-			return c.drop(i, e, false)
+			return c.drop(i, e, looked{zero: true})
 		}
 		return nil
 	}
@@ -203,19 +208,23 @@ func (c *compaction) block(ctx context.Context, i int64, e entry) error {
 	switch {
 	case err != nil:
 		return err
-	case l.zero && c.o.Scan:
-		return c.drop(i, e, l.absent)
+	case (l.zero || l.free) && c.o.Scan:
+		return c.drop(i, e, l)
 	case c.o.Trim && len(l.zeros) > 0:
 		return c.trim(i, e, l.zeros)
 	}
 	return nil
 }
 
-// drop makes a block that reads as zeros one without space: absent where its
-// parents are zeros, too.
-func (c *compaction) drop(i int64, e entry, absent bool) error {
+// drop makes a block that reads as zeros, or that nobody wants, one without space:
+// absent where its parents are zeros, too. Whether it is wanted is asked again when
+// no guest can reach it.
+func (c *compaction) drop(i int64, e entry, l looked) error {
 	w := c.w
 	if c.o.Dry {
+		if e.state() == statePartial {
+			c.partial--
+		}
 		c.r.Dropped++
 		c.space.release(span{e.offset(), e.offset() + w.geometry.block})
 		c.payload.release(span{e.offset(), e.offset() + mib})
@@ -235,8 +244,16 @@ func (c *compaction) drop(i int64, e entry, absent bool) error {
 	if !e.present() && !w.session.anchors {
 		return nil // what it kept may be another's
 	}
+	if l.free {
+		if b := w.geometry.payloadOf(i); !c.o.Free(b*w.geometry.block, w.geometry.used(b)) {
+			return nil
+		}
+		if err := w.showLocked(); err != nil {
+			return err
+		}
+	}
 	to := newEntry(stateZero, 0)
-	if absent {
+	if l.absent {
 		to = newEntry(stateNotPresent, 0)
 	}
 	if err := w.setEntryLocked(i, to); err != nil {
@@ -297,6 +314,10 @@ func (c *compaction) bitmap(i int64, e entry) error {
 		needed = x.state() == statePartial
 		return !needed
 	})
+	if c.o.Dry {
+		needed = c.partial > 0
+	}
+	c.partial = 0
 	if now, nerr := w.entryAt(i); err != nil || nerr != nil || needed || now != e {
 		return errors.Join(err, nerr)
 	}

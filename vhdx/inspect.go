@@ -47,15 +47,23 @@ func (w *Writer) touchedLocked() bool { return w.watch.touched.Load() }
 // looked is what a look at a block found.
 type looked struct {
 	zero   bool // it reads as zeros, its parents' bytes included
-	absent bool // so do its parents where it lies
+	free   bool // nobody wants what it holds
+	absent bool // its parents read as zeros where it lies
 	zeros  []span
 }
 
 // look reads a block with space, while guests go on. It is right as long as nobody
-// touches the block.
+// touches the block. One that nobody wants is not read.
 func (c *compaction) look(ctx context.Context, b int64) (looked, error) {
-	l := looked{zero: true}
 	from, used := c.extentOf(b)
+	free, err := c.unwanted(from, used)
+	l := looked{zero: !free, free: free}
+	if free && c.o.Below != nil {
+		l.absent, err = c.o.Below(from, used)
+	}
+	if err != nil || free {
+		return l, err
+	}
 	var holes []span // of the disk, which the parents fill
 	for off := from; off < from+used; {
 		if err := ctx.Err(); err != nil {
@@ -79,7 +87,6 @@ func (c *compaction) look(ctx context.Context, b int64) (looked, error) {
 		l.zero = l.zero && len(holes) == 0
 		return l, nil
 	}
-	var err error
 	if l.absent, err = c.o.Below(from, used); err != nil || l.absent {
 		return l, err
 	}
@@ -89,6 +96,16 @@ func (c *compaction) look(ctx context.Context, b int64) (looked, error) {
 		}
 	}
 	return l, nil
+}
+
+// unwanted tells whether nobody wants what a block holds of its own. Where all of it
+// is the parents', there is nothing to give up.
+func (c *compaction) unwanted(from, used int64) (bool, error) {
+	if !c.o.Scan || c.o.Free == nil || !c.o.Free(from, used) {
+		return false, nil
+	}
+	x, _, _, err := c.run(from, used)
+	return x.Kind != ops.Absent || x.Len < used, err
 }
 
 // extentOf is where block b lies in the disk.

@@ -53,6 +53,7 @@ type History struct {
 	facts   facts          // what the image may say of itself; nil: as at the start
 	added   []addition
 	under   int64           // the parents read as zeros from this sector on; nobody asks before a compaction
+	free    int64           // nobody wants what is there from this sector on: what is the parent's may become zeros
 	length  int64           // of the file at most, after a compaction or a shrink, until the next change; 0: any
 	mended  map[string]bool // anomalies that a repair ended, until the next change
 	wrote   bool            // the session wrote something, for certain
@@ -71,14 +72,14 @@ type facts map[string][]string
 
 // NewHistory is that of an empty disk; absent where it has a parent.
 func NewHistory(differencing bool) *History {
-	return &History{blank: value{absent: differencing}, sectors: map[int64][]value{}, loose: map[int64]bool{}, under: math.MaxInt64}
+	return &History{blank: value{absent: differencing}, sectors: map[int64][]value{}, loose: map[int64]bool{}, under: math.MaxInt64, free: math.MaxInt64}
 }
 
 // Clone is an independent copy.
 func (h *History) Clone() *History {
 	c := NewHistory(h.blank.absent)
 	c.wrote, c.before, c.closed = h.wrote, h.before, h.closed
-	c.under, c.length, c.mended = h.under, h.length, h.mended
+	c.under, c.free, c.length, c.mended = h.under, h.free, h.length, h.mended
 	c.sizes, c.added = slices.Clone(h.sizes), slices.Clone(h.added)
 	c.facts = maps.Clone(h.facts)
 	for i, v := range h.sectors {
@@ -125,7 +126,7 @@ type (
 )
 
 // compacting marks that zeros may become absent from sector under on, and that what
-// is stored from sector free on may become zeros, compacted that the file is no
+// there is from sector free on may become zeros, compacted that the file is no
 // longer than length, durably.
 type (
 	compacting struct{ under, free int64 }
@@ -207,7 +208,7 @@ func (h *History) change(mark any) {
 			}
 		}
 	case compacting:
-		h.under = min(h.under, m.under)
+		h.under, h.free = min(h.under, m.under), min(h.free, m.free)
 		for i := range h.sectors {
 			if i >= m.free {
 				h.ask(i, value{})
@@ -336,7 +337,7 @@ func (h *History) AllowsDisk(b []byte) error {
 func (h *History) allows(i int64, absent bool, b []byte) error {
 	list := h.of(i)
 	for _, v := range list {
-		if v.fits(absent, b) || i >= h.under && v.nothing() && (absent || isZero(b)) {
+		if v.fits(absent, b) || i >= h.under && v.nothing() && (absent || isZero(b)) || i >= h.free && v.absent && !absent && isZero(b) {
 			return nil
 		}
 	}
