@@ -26,6 +26,8 @@ type checker struct {
 	keeps   bool  // some block without content names space
 	present int64 // payload blocks with content
 	shared  []sharing
+	more    int64         // blocks that share space and found no room in shared
+	odd     int64         // the like of blocks that only kept theirs
 	told    []ops.Anomaly // to be reported after this hold
 }
 
@@ -39,8 +41,9 @@ func (x sharing) compare(off int64) int { return cmp.Compare(x.at.off, off) }
 
 // Check reports what is wrong in the BAT and with the space of the file, beyond
 // what opening found. It holds Disk.mu for a slice of the BAT at a time, and
-// follows what guests change meanwhile. report is called without a lock. Memory: a
-// bit for each mebibyte of the file, and a thousand anomalies.
+// follows what guests change meanwhile. report is called without a lock. Of blocks
+// that share space a thousand are named, with whom they share it, the others counted.
+// Memory: a bit for each mebibyte of the file, and a thousand anomalies.
 func (d *Disk) Check(ctx context.Context, report func(ops.Anomaly)) error {
 	c := &checker{d: d}
 	d.mu.Lock()
@@ -172,11 +175,8 @@ func (c *checker) place(i int64, e entry, used int64) {
 	if s.off+used > c.d.fileSize {
 		c.found("vhdx.bat.past-end", ops.Broken, i, "offset %#x and %#x bytes past end of file %#x", s.off, used, c.d.fileSize)
 	}
-	if !c.space.claim(s) {
-		return
-	}
-	if !c.share(i, s) {
-		c.found("vhdx.bat.overlap", ops.Broken, i, "block at %#x overlaps something else", s.off)
+	if c.space.claim(s) {
+		c.share(i, s, &c.more)
 	}
 }
 
@@ -191,20 +191,20 @@ func (c *checker) keep(i int64, e entry) {
 		c.found("vhdx.bat.overlap", ops.Warning, i, "space kept at %#x is that of the headers, the log or a region, too", s.off)
 		return
 	}
-	if c.space.claim(s) && !c.share(i, s) {
-		c.found("vhdx.bat.overlap", ops.Warning, i, "space kept at %#x belongs to something else too", s.off)
+	if c.space.claim(s) {
+		c.share(i, s, &c.odd)
 	}
 }
 
-// share notes space that two have, in order; false: there are so many of those that
-// one more is reported without the other's name.
-func (c *checker) share(i int64, s span) bool {
+// share notes space that two have, in order, or only counts it in more where there are
+// as many as a check lists.
+func (c *checker) share(i int64, s span, more *int64) {
 	if len(c.shared) == ops.MaxFindings {
-		return false
+		*more++
+		return
 	}
 	at, _ := slices.BinarySearchFunc(c.shared, s.off, sharing.compare)
 	c.shared, c.named = slices.Insert(c.shared, at, sharing{i, s}), 0
-	return true
 }
 
 // name reports the space that a block shares with those in shared.
@@ -252,7 +252,7 @@ func (c *checker) changedLocked(i int64, old, e entry) {
 	}
 	now, has := g.content(i, e, c.d.reserved)
 	if k, kept := g.keeps(i, old); has && c.space.claim(now) && !(kept && i < c.kept && k == now) {
-		c.share(i, now)
+		c.share(i, now, &c.more)
 	}
 	_, keeps := g.keeps(i, e)
 	c.keeps = c.keeps || keeps
@@ -268,6 +268,15 @@ func (c *checker) changedLocked(i int64, old, e entry) {
 // sum reports what only all entries together tell.
 func (c *checker) sum() {
 	d := c.d
+	for _, x := range []struct {
+		n    int64
+		s    ops.Severity
+		text string
+	}{{c.more, ops.Broken, "%d more blocks overlap something else"}, {c.odd, ops.Warning, "%d more blocks kept space that is something else's, too"}} {
+		if x.n > 0 {
+			c.told = append(c.told, ops.Anomaly{Name: "vhdx.bat.overlap", Severity: x.s, Where: "bat", Text: fmt.Sprintf(x.text, x.n)})
+		}
+	}
 	if n := d.geometry.blocks - c.present; d.diskType() == ops.Fixed && n > 0 {
 		c.told = append(c.told, ops.Anomaly{
 			Name: "vhdx.fixed.missing", Severity: ops.Warning, Where: "bat",
