@@ -92,7 +92,8 @@ type Dir interface {
 	Mkdir(name string, perm uint32) error
 	// Remove unlinks a file or an empty directory.
 	Remove(name string) error
-	// Rename never replaces: fs.ErrExist when the new name is taken.
+	// Rename gives a file or a directory another name. It never replaces:
+	// fs.ErrExist when the new name is taken.
 	Rename(old, new string) error
 	// Free is how many bytes the file system of directory name has left for new
 	// content, reserves for root aside; math.MaxInt64 where it does not say.

@@ -26,6 +26,7 @@ type Dir struct {
 	root *os.File // O_PATH
 	path string   // absolute; for answers and messages
 	walk bool     // the kernel has no openat2: resolve by components
+	bare bool     // rename as where the file system takes no flags
 	mu   struct {
 		sync.RWMutex
 		refused []uint64
@@ -208,27 +209,6 @@ func (d *Dir) Remove(name string) error {
 			err = unix.Unlinkat(dirfd, base, unix.AT_REMOVEDIR)
 		}
 		return err
-	})
-}
-
-// Rename gives a file another name beneath the directory, never a taken one.
-// Where the file system cannot promise that in one step, a regular file gets its
-// new name first and loses the old one then: a crash between leaves it both.
-func (d *Dir) Rename(old, new string) error {
-	to, newBase, err := d.in(new)
-	if err != nil {
-		return d.pathError("rename", new, err)
-	}
-	defer to.Close()
-	return d.at("rename", old, func(from int, oldBase string) error {
-		err := unix.Renameat2(from, oldBase, int(to.Fd()), newBase, unix.RENAME_NOREPLACE)
-		if err != unix.EINVAL {
-			return err
-		}
-		if err := unix.Linkat(from, oldBase, int(to.Fd()), newBase, 0); err != nil {
-			return err
-		}
-		return unix.Unlinkat(from, oldBase, 0)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -234,6 +235,60 @@ func TestNamesAreNeverReplaced(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "b", string(got))
 	})
+}
+
+// Where a rename cannot be told to replace nothing, it replaces nothing all the same,
+// and what fails leaves both names as they were.
+func TestRenameWithoutFlags(t *testing.T) {
+	eachResolver(t, func(t *testing.T, d *Dir, top string) {
+		d.bare = true
+		for _, name := range []string{"file", "empty/", "full/x", "from/x"} {
+			if err := os.MkdirAll(filepath.Join(top, "vms", filepath.Dir(name+"x")), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(name, "/") {
+				put(t, filepath.Join(top, "vms", name), name)
+			}
+		}
+		require.NoError(t, os.Symlink("nowhere", top+"/vms/dangling"))
+		for _, from := range []string{"file", "from"} {
+			for _, taken := range []string{"file", "empty", "full", "dangling"} {
+				if from != taken {
+					require.ErrorIs(t, d.Rename(from, taken), fs.ErrExist, "%s to %s", from, taken)
+				}
+			}
+			require.ErrorIs(t, d.Rename(from, "none/new"), fs.ErrNotExist)
+		}
+		require.ErrorIs(t, d.Rename("none", "new"), fs.ErrNotExist)
+		require.ErrorIs(t, d.Rename("from", "from/sub"), syscall.EINVAL)
+		require.NoFileExists(t, top+"/vms/new")
+		require.NoDirExists(t, top+"/vms/from/sub")
+		require.NoError(t, d.Rename("from", "full/to"))
+		require.NoError(t, d.Rename("file", "empty/file"))
+		require.NoDirExists(t, top+"/vms/from")
+		require.NoFileExists(t, top+"/vms/file")
+		for name, want := range map[string]string{"full/to/x": "from/x", "full/x": "full/x", "empty/file": "file"} {
+			got, err := os.ReadFile(top + "/vms/" + name)
+			require.NoError(t, err)
+			require.Equal(t, want, string(got))
+		}
+	})
+}
+
+// What somebody puts into the folder that holds the new name stays.
+func TestRenameFolderReplacesNothing(t *testing.T) {
+	top := t.TempDir()
+	require.NoError(t, os.MkdirAll(top+"/from", 0o700))
+	require.NoError(t, os.MkdirAll(top+"/to/theirs", 0o700))
+	at, err := unix.Open(top, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(at)
+	require.Contains(t, []error{unix.EEXIST, unix.ENOTEMPTY}, takePlace(at, "from", at, "to"))
+	require.DirExists(t, top+"/to/theirs")
+	require.DirExists(t, top+"/from")
+	require.NoError(t, os.Remove(top+"/to/theirs"))
+	require.ErrorIs(t, takePlace(at, "none", at, "to"), fs.ErrNotExist)
+	require.NoDirExists(t, top+"/to", "the name is given back")
 }
 
 func TestListFollowsLinksBeneath(t *testing.T) {
