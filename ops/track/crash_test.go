@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"vhdfs/ops"
 	"vhdfs/ops/track"
+	"vhdfs/test/budget"
 	"vhdfs/test/crash"
 	"vhdfs/test/sim"
 )
@@ -27,9 +29,6 @@ type workload struct {
 	steps int
 	value uint64
 }
-
-// given marks an id that was answered.
-type given struct{ id string }
 
 func (w *workload) run(h *sim.Host) error {
 	w.ids = map[string][]uint64{}
@@ -84,7 +83,7 @@ func (w *workload) seal(h *sim.Host) error {
 	id, err := seal(w)
 	if err == nil {
 		w.ids[id] = content
-		h.Ack("id", given{id})
+		h.Ack("id", id)
 	}
 	return err
 }
@@ -116,7 +115,7 @@ type underReport struct{ error }
 
 // judge looks at one state: whatever id holds answers all that is different, and
 // every id that was answered holds.
-func (w *workload) judge(h *sim.Host, answered []string) error {
+func (w *workload) judge(h *sim.Host, answered []any) error {
 	tr, err := track.Files{}.Open(image(h), readToy(h), false)
 	if err != nil || tr == nil {
 		return fmt.Errorf("no tracking file: %w", err)
@@ -142,7 +141,7 @@ func (w *workload) judge(h *sim.Host, answered []string) error {
 		}
 	}
 	for _, id := range answered {
-		if !known[id] {
+		if !known[id.(string)] {
 			return fmt.Errorf("id %s is gone", id)
 		}
 	}
@@ -171,8 +170,11 @@ func covers(c *ops.Changed, was, is []uint64) error {
 
 // cut records the workload and judges the states in which a power cut may leave it,
 // some of them also after a recovery that was cut, and after kill -9.
-func (w *workload) cut(t testing.TB, seed uint64, dropped ...string) (states int, err error) {
-	base := newToyHost(t, 300)
+func (w *workload) cut(seed uint64, dropped ...string) (states int, err error) {
+	base, err := toyHost(300)
+	if err != nil {
+		return 0, err
+	}
 	h := base.Clone()
 	for _, l := range dropped {
 		h.DropSync(l)
@@ -183,36 +185,18 @@ func (w *workload) cut(t testing.TB, seed uint64, dropped ...string) (states int
 		return 0, err
 	}
 	r := &crash.Recording{Base: base, Events: h.Events()}
-	err = r.Each(seed, func(s *crash.State) error {
-		var answered []string
-		created := false
-		for _, e := range r.Events[:s.At] {
-			if g, ok := e.Mark.(given); ok && e.Op == sim.OpAck {
-				answered = append(answered, g.id)
-			}
-			created = created || e.Op == sim.OpAck && e.Label == "created"
+	created := slices.IndexFunc(r.Events, func(e sim.Event) bool { return e.Op == sim.OpAck && e.Label == "created" })
+	return r.Judge(crash.Options{Seed: seed, After: created + 1}, 1, func(h *sim.Host, answered []any, n int) error {
+		err := w.judge(h, answered)
+		if err == nil && n%50 == 0 {
+			err = w.again(h, answered, seed+uint64(n))
 		}
-		if !created {
-			return nil
-		}
-		states++
-		h, err := s.Host()
-		if err == nil {
-			err = w.judge(h, answered)
-		}
-		if err == nil && states%50 == 0 {
-			err = w.again(h, answered, seed+uint64(states))
-		}
-		if err != nil {
-			return fmt.Errorf("%w\n%v", err, s)
-		}
-		return nil
+		return err
 	})
-	return states, err
 }
 
 // again goes on after a crash: ids from before still answer everything.
-func (w *workload) again(h *sim.Host, answered []string, seed uint64) error {
+func (w *workload) again(h *sim.Host, answered []any, seed uint64) error {
 	v := &workload{rng: rand.New(rand.NewPCG(seed, 2)), value: seed << 32}
 	var err error
 	if v.g, err = openGuest(h); err != nil {
@@ -255,18 +239,13 @@ func (w *workload) judgeLive(g *guest, h *sim.Host) error {
 
 // Whatever differs is told, for every id that holds, wherever the power goes.
 func TestNothingIsLeftOutAfterAPowerCut(t *testing.T) {
-	want := 40_000
-	if testing.Short() {
-		want = 4_000
-	}
-	states := 0
-	for seed := uint64(1); states < want; seed++ {
+	run := budget.Start(t, "tracking, files", "states")
+	states, err := crash.Seeds(run.Seed(), budget.Of(t, 8_000, 40_000), func(seed uint64) (int, error) {
 		w := &workload{steps: 60, mixed: seed%2 == 0}
-		n, err := w.cut(t, seed)
-		require.NoError(t, err, "seed %d", seed)
-		states += n
-	}
-	t.Logf("%d states", states)
+		return w.cut(seed)
+	})
+	run.Add("states", states)
+	require.NoError(t, run.Broken(err))
 }
 
 // Without any of these syncs an answer would leave something out, or tracking would
@@ -294,16 +273,8 @@ func TestADiskThatGrowsMuchIsCut(t *testing.T) {
 		require.NoError(t, g.resize(9000))
 		r := &crash.Recording{Base: base, Events: h.Events()}
 		w := &workload{ids: map[string][]uint64{id: was}}
-		return r.Each(1, func(s *crash.State) error {
-			if s.At < sealed {
-				return nil
-			}
-			h, err := s.Host()
-			if err == nil {
-				err = w.judge(h, []string{id})
-			}
-			return err
-		})
+		_, err = r.Judge(crash.Options{Seed: 1, After: sealed}, 1, func(h *sim.Host, _ []any, _ int) error { return w.judge(h, []any{id}) })
+		return err
 	}
 	require.NoError(t, grow(""))
 	require.Error(t, grow("track.grow"))
@@ -312,7 +283,7 @@ func TestADiskThatGrowsMuchIsCut(t *testing.T) {
 func firstError(t *testing.T, dropped string, w workload) error {
 	for seed := uint64(1); seed <= 60; seed++ {
 		try := w
-		if _, err := try.cut(t, seed, dropped); err != nil {
+		if _, err := try.cut(seed, dropped); err != nil {
 			return err
 		}
 	}

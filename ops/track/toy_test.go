@@ -67,15 +67,20 @@ func values(h *sim.Host) []uint64 {
 }
 
 func newToyHost(t testing.TB, granules int64) *sim.Host {
+	h, err := toyHost(granules)
+	require.NoError(t, err)
+	return h
+}
+
+func toyHost(granules int64) (*sim.Host, error) {
 	h := sim.New()
 	f, err := h.Dir("/vms").Create(toyName, 0o600)
-	require.NoError(t, err)
-	require.NoError(t, f.Truncate(toyData+granules*granule, "toy"))
+	if err != nil {
+		return nil, err
+	}
 	y := &toy{f: f, d: ops.TrackedDisk{Size: granules * granule, DiskID: toyID, LinkID: ops.NewGUID(), Stamp: ops.NewGUID()}}
-	require.NoError(t, y.put("toy"))
-	require.NoError(t, h.Dir("/vms").Sync(".", "toy"))
-	require.NoError(t, f.Close())
-	return h
+	err = f.Truncate(toyData+granules*granule, "toy")
+	return h, errors.Join(err, y.put("toy"), h.Dir("/vms").Sync(".", "toy"), f.Close())
 }
 
 // guest writes a toy with its tracking file, as an engine does.

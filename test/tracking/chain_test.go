@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
+	"vhdfs/test/budget"
 	"vhdfs/test/sim"
 )
 
@@ -26,7 +27,7 @@ func (w *workload) snapshot(label string) error {
 	is, err := w.content(w.name)
 	if err == nil {
 		w.was[id], w.snaps = is, append(w.snaps, label)
-		w.host.Ack("id", given{id})
+		w.host.Ack("id", id)
 	}
 	return err
 }
@@ -130,16 +131,12 @@ func TestIdsOfASet(t *testing.T) {
 
 // Wherever the power goes in any of that.
 func TestSetsAfterAPowerCut(t *testing.T) {
-	want, states := wanted(t)/10, 0
 	base, err := newSet()
 	require.NoError(t, err)
-	for seed := uint64(1); states < want; seed++ {
+	cutSeeds(t, "tracking, sets", budget.Of(t, 800, 4_000), func(seed uint64) (int, error) {
 		w := &workload{world: &world{spy: &spy{}, name: "d.vhds"}, steps: 25, next: setStep, mend: optimize, loses: true}
-		n, err := w.cut(base, seed, 0.1)
-		require.NoError(t, err, "seed %d", seed)
-		states += n
-	}
-	t.Logf("%d states", states)
+		return w.cut(base, seed, 0.03)
+	})
 }
 
 // The ids of a snapshot and its changes, as a backup of a set asks for them.
@@ -243,9 +240,11 @@ func TestIdsOfAChain(t *testing.T) {
 // A guest writes a child, which is folded into its parent, and goes on there. Wherever
 // the power goes: when that is over, the ids from before tell everything.
 func TestMergesAfterAPowerCut(t *testing.T) {
-	want, states := wanted(t)/10, 0
-	for seed := uint64(1); states < want; seed++ {
-		base, was, refs := tracedChain(t, seed)
+	cutSeeds(t, "tracking, merges", budget.Of(t, 800, 4_000), func(seed uint64) (int, error) {
+		base, was, refs, err := tracedChain(seed)
+		if err != nil {
+			return 0, err
+		}
 		w := &workload{world: &world{spy: &spy{}, name: "c.avhdx", refs: refs}, was: was, steps: 1, loses: true}
 		w.next = func(w *workload) error {
 			for range 6 {
@@ -278,33 +277,35 @@ func TestMergesAfterAPowerCut(t *testing.T) {
 			_, err := v.do("merge", "c.avhdx", "1")
 			return err
 		}
-		n, err := w.cut(base, seed, 0.3)
-		require.NoError(t, err, "seed %d", seed)
-		states += n
-	}
-	t.Logf("%d states", states)
+		return w.cut(base, seed, 0.3)
+	})
 }
 
 // tracedChain is a tracked disk with a child, and what ids of both stand for.
-func tracedChain(t *testing.T, seed uint64) (*sim.Host, map[string][]uint64, map[int64]bool) {
+func tracedChain(seed uint64) (*sim.Host, map[string][]uint64, map[int64]bool, error) {
 	h, err := prepare(small)
-	require.NoError(t, err)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	w := newWorld(h, "d.vhdx")
 	rng, was := rand.New(rand.NewPCG(seed, 4)), map[string][]uint64{}
-	give := func() {
+	give := func() error {
 		for range 4 {
-			require.NoError(t, w.write(rng.Int64N(300), rng.Uint64()))
+			if err := w.write(rng.Int64N(300), rng.Uint64()); err != nil {
+				return err
+			}
 		}
 		id, is, err := w.seal()
-		require.NoError(t, err)
 		was[id] = is
-		require.NoError(t, w.close())
+		return errors.Join(err, w.close())
 	}
-	give()
-	_, err = w.do("create", ".", "path=c.avhdx parent=d.vhdx")
-	require.NoError(t, err)
+	err = give()
+	if err == nil {
+		_, err = w.do("create", ".", "path=c.avhdx parent=d.vhdx")
+	}
 	w.name = "c.avhdx"
-	give()
-	require.NoError(t, w.stop())
-	return h, was, w.refs
+	if err == nil {
+		err = give()
+	}
+	return h, was, w.refs, errors.Join(err, w.stop())
 }

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
+	"vhdfs/test/budget"
 	"vhdfs/test/crash"
 	"vhdfs/test/sim"
 )
@@ -29,10 +29,10 @@ type workload struct {
 	mend  func(v *world) error                        // what the next program does first; nil: nothing
 	loses bool                                        // ids that were given may be gone
 	snaps []string                                    // of a set
-}
 
-// given marks an id that was answered.
-type given struct{ id string }
+	hook      func(*workload, sim.Call) // comes before calls of the host while something is beside another
+	undrained bool                      // an id does not wait for the writes under way
+}
 
 // disks of these tests: 24 MiB are four regions.
 var shapes = []string{
@@ -74,7 +74,7 @@ func (w *workload) step() error {
 		i = w.rng.Int64N(4) * 100 // often the same ones, of each region one
 	}
 	w.value++
-	switch n := w.rng.IntN(24); {
+	switch n := w.rng.IntN(27); {
 	case n < 10:
 		return w.write(i, w.value)
 	case n < 12:
@@ -99,6 +99,12 @@ func (w *workload) step() error {
 		return err
 	case n < 22:
 		return w.close()
+	case n < 23:
+		return w.two(i)
+	case n < 24:
+		return w.settles(i)
+	case n < 25:
+		return w.drains(i)
 	}
 	err := w.stop()
 	w.start()
@@ -113,22 +119,31 @@ func (w *workload) give() error {
 	id, is, err := seal(w)
 	if err == nil {
 		w.was[id] = is
-		w.host.Ack("id", given{id})
+		w.host.Ack("id", id)
 	}
 	return err
 }
 
 // judge looks at one state: every id that was answered holds, and whatever id holds
 // answers all that is different.
-func (w *workload) judge(h *sim.Host, answered []string) error {
+func (w *workload) judge(h *sim.Host, answered []any) (err error) {
 	v := newWorld(h, w.name)
-	v.refs = w.refs
+	v.refs, v.spy.before = w.refs, w.spy.before
 	if w.mend != nil {
 		if err := w.mend(v); err != nil {
 			return err
 		}
 	}
+	open, err := v.lib.Open(v.lib.Top(v.name), ops.Read) // once for all that is asked
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, open.Close(), v.lib.Close()) }()
 	ids, err := v.ids(v.name)
+	if err != nil {
+		return err
+	}
+	is, err := v.content(v.name)
 	if err != nil {
 		return err
 	}
@@ -139,16 +154,16 @@ func (w *workload) judge(h *sim.Host, answered []string) error {
 		if !ok {
 			continue // the recording ended before it was answered
 		}
-		if err := v.covers(v.name, id, was); err != nil {
+		if err := v.tells(v.name, id, was, is); err != nil {
 			return err
 		}
 	}
 	for _, id := range answered {
-		if !known[id] && !w.loses {
+		if !known[id.(string)] && !w.loses {
 			return fmt.Errorf("id %s is gone", id)
 		}
 	}
-	return v.lib.Close()
+	return nil
 }
 
 // cut records the workload and judges states in which a power cut may leave the host,
@@ -158,9 +173,10 @@ func (w *workload) cut(base *sim.Host, seed uint64, share float64, dropped ...st
 	for _, l := range dropped {
 		h.DropSync(l)
 	}
-	wrap, refs := w.world.spy.wrap, w.world.refs
+	was := w.world.spy
+	refs := w.world.refs
 	w.world = newWorld(h, w.name)
-	w.spy.wrap = wrap
+	w.spy.wrap, w.spy.before = was.wrap, was.before
 	maps.Copy(w.refs, refs)
 	w.world.free = free{ops.Range{Off: 12 << 20, Len: 8 << 20}}
 	w.start()
@@ -170,38 +186,19 @@ func (w *workload) cut(base *sim.Host, seed uint64, share float64, dropped ...st
 		return 0, err
 	}
 	r := &crash.Recording{Base: base, Events: h.Events()}
-	pick := rand.New(rand.NewPCG(seed, 2))
-	var answered []string
-	seen := 0
-	err = r.Each(seed, func(s *crash.State) error {
-		for ; seen < s.At; seen++ {
-			if g, ok := r.Events[seen].Mark.(given); ok {
-				answered = append(answered, g.id)
-			}
+	return r.Judge(crash.Options{Seed: seed}, share, func(h *sim.Host, answered []any, n int) error {
+		err := w.judge(h, answered)
+		if err == nil && n%40 == 0 {
+			err = w.again(h, answered, seed+uint64(n))
 		}
-		if pick.Float64() >= share {
-			return nil
-		}
-		states++
-		h, err := s.Host()
-		if err == nil {
-			err = w.judge(h, answered)
-		}
-		if err == nil && states%40 == 0 {
-			err = w.again(h, answered, seed+uint64(states))
-		}
-		if err != nil {
-			return fmt.Errorf("%w\n%v", err, s)
-		}
-		return nil
+		return err
 	})
-	return states, err
 }
 
 // again goes on after a crash: ids from before still answer everything.
-func (w *workload) again(h *sim.Host, answered []string, seed uint64) error {
+func (w *workload) again(h *sim.Host, answered []any, seed uint64) error {
 	v := newWorld(h, w.name)
-	v.refs = w.refs
+	v.refs, v.spy.before = w.refs, w.spy.before
 	if w.mend != nil {
 		if err := w.mend(v); err != nil {
 			return err
@@ -233,34 +230,27 @@ func (w *workload) live(v *world) error {
 	return nil
 }
 
-// wanted is how many states are to be judged: VHDFS_TRACKING_STATES, for long runs.
-func wanted(t *testing.T) int {
-	n := 8_000
-	if testing.Short() {
-		n = 2_000
-	}
-	if s := os.Getenv("VHDFS_TRACKING_STATES"); s != "" {
-		var err error
-		n, err = strconv.Atoi(s)
-		require.NoError(t, err)
-	}
-	return n
-}
-
 // Whatever differs is told, for every id that was given, wherever the power goes.
 func TestNothingIsLeftOutAfterAPowerCut(t *testing.T) {
-	want, states := wanted(t), 0
 	var bases []*sim.Host
 	for _, s := range shapes {
 		h, err := prepare(s)
 		require.NoError(t, err)
 		bases = append(bases, h)
 	}
-	for seed := uint64(1); states < want; seed++ {
+	cutSeeds(t, "tracking", budget.Of(t, 8_000, 40_000), func(seed uint64) (int, error) {
 		w := &workload{steps: 40, world: &world{spy: &spy{}, name: "d.vhdx"}}
-		n, err := w.cut(bases[seed%uint64(len(bases))], seed, 0.3)
-		require.NoError(t, err, "seed %d", seed)
-		states += n
-	}
-	t.Logf("%d states", states)
+		return w.cut(bases[seed%uint64(len(bases))], seed, 0.3)
+	})
+}
+
+// cutSeeds judges so many states, and says how fast.
+func cutSeeds(t *testing.T, engine string, want int, cut func(seed uint64) (int, error)) {
+	t.Helper()
+	run, began := budget.Start(t, engine, "states"), time.Now()
+	states, err := crash.Seeds(run.Seed(), want, cut)
+	run.Add("states", states)
+	t.Logf("%.0f states a second", float64(states)/time.Since(began).Seconds())
+	require.NoError(t, run.Broken(err))
+	require.GreaterOrEqual(t, states, want)
 }

@@ -1,12 +1,17 @@
 package tracking_test
 
 import (
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
+	iofs "io/fs"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
+	"vhdfs/ops/track"
 	"vhdfs/test/sim"
 )
 
@@ -15,6 +20,8 @@ type mutant struct {
 	ops.Tracker
 	kind string
 	late []ops.Range // marks that come too late
+
+	under atomic.Int32 // writes that wait for their mark
 }
 
 func (m *mutant) Write(off, n int64) error {
@@ -30,6 +37,12 @@ func (m *mutant) Write(off, n int64) error {
 			}
 		}
 		return nil
+	case m.kind == "region used before its sync":
+		defer m.under.Add(-1)
+		if m.under.Add(1) > 1 {
+			go func() { _ = m.Tracker.Write(off, n) }()
+			return nil
+		}
 	case m.kind == "zeros are no writes" && n >= granule:
 		return nil
 	}
@@ -41,6 +54,39 @@ func (m *mutant) Resize(size int64, do func() error) error {
 		return do()
 	}
 	return m.Tracker.Resize(size, do)
+}
+
+// closeRegions makes the tracking file of an image say that no region is open.
+func closeRegions(image ops.Ref) error {
+	const regions, pages, sectorHead = 128 << 10, 2 << 20, 8
+	f, err := image.Dir.Open(image.Name+track.Suffix, ops.Write|ops.NoFollow)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b := make([]byte, sector)
+	for at := int64(regions); at < pages; at += sector {
+		if n, _ := f.ReadAt(b, at); n < sector || binary.LittleEndian.Uint32(b) == 0 {
+			break
+		}
+		for k := sectorHead + 4; k < sector; k += 8 {
+			clear(b[k : k+4])
+		}
+		binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], crc32.MakeTable(crc32.Castagnoli)))
+		if _, err := f.WriteAt(b, at); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
+// closesAll closes regions that were written while their pages were stored, too.
+func closesAll(w *workload, c sim.Call) {
+	if c.Op == sim.OpSync && c.Label == "track.close" {
+		_ = closeRegions(w.lib.Top(w.name)) // what fails is not closed
+	}
 }
 
 // The test above sees what it is for: each of these ways to use a tracking file leaves
@@ -64,6 +110,10 @@ func TestTheCrashTestSeesMutants(t *testing.T) {
 	}{
 		{"no mark", wrapped("no mark"), nil},
 		{"mark after the write", wrapped("mark after the write"), nil},
+		{"region used before its sync", wrapped("region used before its sync"), nil},
+		{"recovery without the regions", &workload{world: &world{name: "d.vhdx", spy: &spy{before: func(r ops.Ref) { _ = closeRegions(r) }}}}, nil},
+		{"region closed that was written meanwhile", &workload{hook: closesAll}, nil},
+		{"id given under a write", &workload{undrained: true}, nil},
 		{"zeros are no writes", wrapped("zeros are no writes"), nil},
 		{"resize is no write", wrapped("resize is no write"), nil},
 		{"regions not synced", &workload{}, []string{"track.open"}},

@@ -32,11 +32,16 @@ const (
 // others in their place.
 type spy struct {
 	track.Files
-	live []ops.Tracker
-	wrap func(ops.Tracker) ops.Tracker // nil: as they are
+	live   []ops.Tracker
+	wrap   func(ops.Tracker) ops.Tracker // nil: as they are
+	before func(ops.Ref)                 // comes before a tracking file is opened; nil: nothing
+	marked func()                        // comes when a write is marked and not stored yet; nil: nothing
 }
 
 func (s *spy) Open(r ops.Ref, d ops.TrackedDisk, write bool) (ops.Tracker, error) {
+	if s.before != nil {
+		s.before(r)
+	}
 	t, err := s.Files.Open(r, d, write)
 	return s.see(t, write), err
 }
@@ -53,8 +58,23 @@ func (s *spy) see(t ops.Tracker, write bool) ops.Tracker {
 	if s.wrap != nil {
 		t = s.wrap(t)
 	}
+	t = &watched{t, s}
 	s.live = append(s.live, t)
 	return t
+}
+
+// watched is a tracker that says when a write is marked.
+type watched struct {
+	ops.Tracker
+	spy *spy
+}
+
+func (w *watched) Write(off, n int64) error {
+	err := w.Tracker.Write(off, n)
+	if err == nil && w.spy.marked != nil {
+		w.spy.marked()
+	}
+	return err
 }
 
 // settle is what time does.
@@ -224,11 +244,16 @@ type underReport struct{ error }
 
 // covers asks for what changed since the id, which stood for was.
 func (w *world) covers(name, id string, was []uint64) error {
-	told, err := w.changes(name, "since="+id)
+	is, err := w.content(name)
 	if err != nil {
 		return err
 	}
-	is, err := w.content(name)
+	return w.tells(name, id, was, is)
+}
+
+// tells is covers with the present content.
+func (w *world) tells(name, id string, was, is []uint64) error {
+	told, err := w.changes(name, "since="+id)
 	if err != nil {
 		return err
 	}
