@@ -176,7 +176,7 @@ func (h *Handle) show() error {
 		if s, ok := l[0].mu.writer.(LinkSetter); ok {
 			return s.SetLinkID(NewGUID())
 		}
-		return nil
+		return l[0].mu.first.begin() // what the device writes passes it by
 	})
 }
 

@@ -33,7 +33,8 @@ func (e *Engine) upgrade(r Ref, a Access, o OpenOptions) error {
 		return errors.Join(err, f.Close())
 	}
 	o.Write = true
-	layer, err := e.newLayer(f, o)
+	first := &firstWrite{File: f, before: func() error { return e.lib.retireForeign(r) }}
+	layer, err := e.newLayer(first, o)
 	if err != nil {
 		return err
 	}
@@ -51,7 +52,7 @@ func (e *Engine) upgrade(r Ref, a Access, o OpenOptions) error {
 		return errors.Join(err, layer.Close())
 	}
 	old := e.mu.layer
-	e.mu.layer, e.mu.writer = layer, w
+	e.mu.layer, e.mu.writer, e.mu.first = layer, w, first
 	return old.Close()
 }
 

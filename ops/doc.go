@@ -27,5 +27,6 @@
 // mount. A function named xLocked needs its receiver's lock.
 //
 // Beside them stand locks around a few fields, under which nothing is called:
-// Cache.mu, inspectCache.mu, flushes.mu and Jobs.mu.
+// Cache.mu, inspectCache.mu, flushes.mu and Jobs.mu; and firstWrite.mu, below a format's,
+// while files beside an image get other names.
 package ops

@@ -47,7 +47,8 @@ type Engine struct {
 	mu struct {
 		sync.RWMutex
 		layer  Layer
-		writer Writer // layer as a Writer once there was a writer
+		writer Writer      // layer as a Writer once there was a writer
+		first  *firstWrite // its file
 		closed bool
 	}
 	visits  atomic.Int64 // how often somebody came to write, or to read through it

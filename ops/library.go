@@ -24,6 +24,9 @@ type LibraryOptions struct {
 	// BeforeWrite is asked before the first writer of a file, nil: nobody is. It
 	// answers ErrBusy while something else uses the file, such as a loop device.
 	BeforeWrite func(FileID) error
+	// Retired is told that a change tracking file of Hyper-V beside an image, which is
+	// written for the first time, has another name; nil: nobody is.
+	Retired func(image Ref, from, to string)
 	// Panicked is told of a panic that an image caused; the call then fails and
 	// the image is poisoned. nil: the panic goes on and ends the program.
 	Panicked func(where string, value any, stack []byte)

@@ -53,7 +53,10 @@ func runConvertToSet(_ context.Context, r *Request) (_ Fields, err error) {
 	r.Begin(0)
 	folder := path.Dir(r.Image.Name)
 	if disk.Name != r.Image.Name {
-		err := r.Image.Dir.Rename(r.Image.Name, disk.Name)
+		err := r.Library.retireForeign(r.Image)
+		if err == nil {
+			err = r.Image.Dir.Rename(r.Image.Name, disk.Name)
+		}
 		if err == nil {
 			err = r.Image.Dir.Sync(folder, "set.rename")
 		}

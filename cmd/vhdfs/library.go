@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"vhdfs/ops"
@@ -40,7 +42,7 @@ func openFolders(c *cli.Context, top string, cache int64, panicked func(where st
 	if err != nil {
 		return nil, err
 	}
-	o.Top = dir
+	o.Top, o.Retired = dir, noteRetired(ops.NewOpLog(dir, false))
 	for _, list := range []struct {
 		flag string
 		dirs *[]ops.Dir
@@ -64,6 +66,19 @@ func (f *folders) open(name string) (ops.Dir, error) {
 	}
 	f.all = append(f.all, d)
 	return d, nil
+}
+
+// noteRetired writes to the log of the folder what became of files of Hyper-V.
+func noteRetired(log *ops.OpLog) func(image ops.Ref, from, to string) {
+	return func(image ops.Ref, from, to string) {
+		err := log.Add(ops.LogLine{
+			Time: time.Now(), User: uint32(os.Getuid()), Process: uint32(os.Getpid()), Operation: "write", Image: image.Path(),
+			Note: "first change: " + from + " does not know of it, and is " + to + " now",
+		}, true)
+		if err != nil {
+			logrus.WithError(err).Warn("log of the folder: " + to)
+		}
+	}
 }
 
 // refuse keeps every folder from opening what lies on the device of a mount.
