@@ -49,6 +49,7 @@ type merger struct {
 
 	reparented []string
 	removed    []string
+	warnings   []string
 }
 
 func (m *merger) source() *Engine { return m.line[0] }

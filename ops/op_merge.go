@@ -57,6 +57,9 @@ func runMerge(ctx context.Context, r *Request) (_ Fields, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.close()) }()
+	if m.warnings, err = m.tracksNoMore(); err != nil {
+		return nil, err
+	}
 	if r.Dry {
 		return m.planned(), m.plan.Enough(m.dest().ref.Path())
 	}
@@ -109,14 +112,21 @@ func (m *merger) planned() Fields {
 	for _, k := range m.kids {
 		kids = append(kids, k.ref.Path())
 	}
-	return append(m.plan.Fields(), Field{"Path", m.dest().ref.Path()}, Field{"Reparents", kids}, Field{"Resumes", m.state != mergeVoid})
+	return m.warned(append(m.plan.Fields(), Field{"Path", m.dest().ref.Path()}, Field{"Reparents", kids}, Field{"Resumes", m.state != mergeVoid}))
 }
 
 func (m *merger) fields() Fields {
-	return Fields{
+	return m.warned(Fields{
 		{"Path", m.dest().ref.Path()},
 		{"BytesMoved", m.mover.moved()},
 		{"Reparented", append([]string{}, m.reparented...)},
 		{"Removed", append([]string{}, m.removed...)},
+	})
+}
+
+func (m *merger) warned(f Fields) Fields {
+	if len(m.warnings) > 0 {
+		f = append(f, Field{"Warnings", m.warnings})
 	}
+	return f
 }

@@ -46,6 +46,33 @@ func (m *merger) loosen() error {
 	return nil
 }
 
+// tracksNoMore is what to say of a merge that ends tracking of the destination: what
+// the source changed is known to nobody.
+func (m *merger) tracksNoMore() ([]string, error) {
+	dest, err := m.lib.isTracked(m.dest())
+	if err != nil || !dest {
+		return nil, err
+	}
+	source, err := m.lib.isTracked(m.source())
+	if err != nil || source {
+		return nil, err
+	}
+	return []string{"changes of " + m.dest().ref.Path() + " were tracked, those of " + m.source().ref.Path() +
+		" were not: tracking ends, and no id holds; tracking on begins anew, and a full backup"}, nil
+}
+
+// isTracked tells whether ids of an image hold.
+func (l *Library) isTracked(e *Engine) (tracked bool, err error) {
+	err = l.readTracking(e, func(t Tracker) error {
+		tracked = t.State().Lost == ""
+		return nil
+	})
+	if StatusOf(err) == StatusTrackingOff || errors.Is(err, errors.ErrUnsupported) {
+		return false, nil
+	}
+	return tracked, err
+}
+
 // trackFrozen gives the destination, which nobody writes, what is known of the
 // source.
 func (m *merger) trackFrozen() error {

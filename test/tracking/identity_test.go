@@ -225,6 +225,33 @@ func TestAnotherProgramIsNoticed(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A merge of a child that was not tracked ends tracking of its parent, and says so,
+// in its plan too; one that was tracked says nothing.
+func TestAMergeThatEndsTrackingWarns(t *testing.T) {
+	for _, child := range []string{"on", "off"} {
+		t.Run(child, func(t *testing.T) {
+			w, id, _ := tracked(t, small)
+			require.NoError(t, w.close())
+			_, err := w.do("create", ".", "path=c.avhdx parent=d.vhdx")
+			require.NoError(t, err)
+			_, err = w.do("tracking", "c.avhdx", child)
+			require.NoError(t, err)
+			for _, request := range []string{"dryrun=true", "1"} {
+				a, err := w.do("merge", "c.avhdx", request)
+				require.NoError(t, err)
+				if child == "on" {
+					require.NotContains(t, a, "Warnings")
+					continue
+				}
+				require.Contains(t, a["Warnings"].([]any)[0], "d.vhdx were tracked, those of /vms/c.avhdx were not")
+			}
+			_, err = w.do("changes", w.name, "since="+id)
+			require.Equal(t, child == "on", err == nil)
+			require.NoError(t, w.stop())
+		})
+	}
+}
+
 // QEMU writes a disk between two ids.
 func TestQEMUIsNoticed(t *testing.T) {
 	qemu := need.Tool(t, "qemu-io")
