@@ -219,6 +219,9 @@ func runDelete(_ context.Context, r *Request) (_ Fields, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.keepOut(); err != nil {
+		return nil, err
+	}
 	persist := r.Args.Bool("PersistReferenceSnapshot")
 	switch {
 	case persist && n.Type != SetSnapshotVM:
@@ -259,7 +262,8 @@ func (s *Set) OptimizeNeeded() bool {
 	return s.Pending != nil || slices.ContainsFunc(s.Files, func(f SetFile) bool { return !s.Refers(f.Name) })
 }
 
-// notOpen refuses a file that is open by its own name: a snapshot that is read.
+// notOpen refuses a file that is open by its own name: a snapshot that is read, here or
+// by another program. What the latter does is not seen while it is a parent here.
 func (s *setInUse) notOpen(name string) error {
 	ref := s.beside(name)
 	st, err := ref.Dir.Stat(ref.Name)
@@ -269,10 +273,20 @@ func (s *setInUse) notOpen(name string) error {
 	if err != nil {
 		return err
 	}
-	return s.lib.whenFree(func() error {
-		if e := s.lib.mu.engines[st.ID]; e != nil && e.use.named > 0 {
+	parent := false
+	err = s.lib.whenFree(func() error {
+		e := s.lib.mu.engines[st.ID]
+		if parent = e != nil; parent && e.use.named > 0 {
 			return Errorf(ErrBusy, StatusOwned, "%s is open", path.Base(ref.Name))
 		}
 		return nil
 	})
+	if err != nil || parent {
+		return err
+	}
+	f, err := ref.Dir.Open(ref.Name, NoFollow)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Lock(true), f.Close())
 }

@@ -29,6 +29,9 @@ func runOptimize(ctx context.Context, r *Request) (_ Fields, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.keepOut(); err != nil {
+		return nil, err
+	}
 	z := &optimizing{set: s, r: r, skipped: map[string]string{}}
 	if r.Dry {
 		return z.planned()

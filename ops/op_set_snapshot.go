@@ -37,6 +37,9 @@ func runSetSnapshot(_ context.Context, r *Request) (_ Fields, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.keepOut(); err != nil {
+		return nil, err
+	}
 	name, label := r.Args.Text(argSnapshot.Name), r.Args.Text("Label")
 	next := s.next()
 	n := next.Snapshot(name)

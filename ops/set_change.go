@@ -18,7 +18,8 @@ type setInUse struct {
 	ref    Ref
 	file   File
 	format *Format
-	set    *Set // what the file says
+	set    *Set    // what the file says
+	leaf   *Engine // what keepOut took; nil before
 }
 
 // lockWait is how long somebody waits who meets the lock of a reader that is gone
@@ -66,7 +67,28 @@ func (l *Library) useSet(r Ref) (_ *setInUse, err error) {
 	return s, nil
 }
 
-func (s *setInUse) close() error { return s.file.Close() }
+func (s *setInUse) close() error {
+	err := s.file.Close()
+	if s.leaf != nil {
+		err = errors.Join(err, s.lib.release(s.leaf))
+	}
+	return err
+}
+
+// keepOut keeps other programs from the set's disk: ErrBusy while one has it open. An
+// operation that opens the disk itself does so in any case. Nobody has a disk open
+// that is not there, or that is corrupt.
+func (s *setInUse) keepOut() error {
+	e, err := s.lib.acquire(s.beside(s.set.Leaf), NoFollow)
+	if absent(err) || errors.Is(err, ErrCorrupt) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.leaf = e
+	return e.file.Lock(true)
+}
 
 // next is a copy of what the set says, to be changed and committed. Its own files
 // are all in it.
