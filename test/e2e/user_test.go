@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vhdfs/ops"
 	"vhdfs/test/need"
 )
 
@@ -103,41 +105,79 @@ func TestAnOrdinaryUserMounts(t *testing.T) {
 	require.Empty(t, mountsBelow(filepath.Dir(u.mnt)))
 }
 
-// Every operation that needs no block device is an ordinary user's too.
+// asAnyone is a script for each operation, which an ordinary user may run. They run one
+// after the other in one mount.
+var asAnyone = []struct{ op, script string }{
+	{"create", `echo path=new.vhdx size=64M > .vhdfs/create
+		echo path=set.vhds size=64M > .vhdfs/create
+		printf content | dd of=new.vhdx/raw conv=notrunc,fsync status=none`},
+	{"create-floppy", `echo path=f.vfd > .vhdfs/create-floppy`},
+	{"resize", `echo 128M > new.vhdx/resize; [ $(stat -c %s new.vhdx/raw) = 134217728 ]`},
+	{"compact", `echo 1 > new.vhdx/compact`},
+	{"convert", `echo path=copy.vhd type=fixed > new.vhdx/convert; [ "$(head -c 7 copy.vhd/raw)" = content ]`},
+	{"tracking", `echo on > new.vhdx/tracking`},
+	{"changes", `exec 3<> new.vhdx/tracking; echo new >&3; id=$(jq -r .ResilientChangeTrackingId <&3); echo $id > new.vhdx/changes
+		jq -e '.ProcessedByteLength == 134217728' new.vhdx/changes`},
+	{"attach", `echo device=none > new.vhdx/attach
+		printf pinned! | dd of=new.vhdx/raw conv=notrunc,fsync status=none`},
+	{"find", `echo new.vhdx > .vhdfs/find`},
+	{"detach", `echo 1 > new.vhdx/detach
+		echo new.vhdx > .vhdfs/find && exit 9; jq -e '.Image == null and .ReturnValue == 32789' .vhdfs/find`},
+	{"snapshot", `mkdir set.vhds/snapshots/monday
+		printf tuesday | dd of=set.vhds/raw conv=notrunc,fsync status=none
+		echo tuesday > set.vhds/snapshot
+		echo 1 > copy.vhd/snapshot; [ -e copy_*.avhd ]`},
+	{"set-snapshot", `mv set.vhds/snapshots/monday set.vhds/snapshots/sunday
+		echo '{"Label":"monday"}' > set.vhds/snapshots/sunday/info.json; [ "$(ls set.vhds/snapshots | xargs)" = "monday tuesday" ]`},
+	{"apply", `echo keep=later > set.vhds/snapshots/monday/apply; [ "$(head -c 7 set.vhds/raw | tr -d '\\0')" = "" ]
+		[ "$(head -c 7 set.vhds/snapshots/tuesday/raw)" = tuesday ]`},
+	{"delete", `rmdir set.vhds/snapshots/later; echo 1 > set.vhds/snapshots/tuesday/delete`},
+	{"optimize", `jq -e .OptimizeNeeded set.vhds/set.json; echo 1 > set.vhds/optimize; jq -e '.OptimizeNeeded | not' set.vhds/set.json`},
+	{"set-parent", `echo path=kid.avhdx parent=new.vhdx > .vhdfs/create
+		printf kid | dd of=kid.avhdx/raw conv=notrunc,fsync status=none
+		echo new.vhdx > kid.avhdx/set-parent`},
+	{"set", `echo '{"PhysicalSectorSize":512}' > kid.avhdx/settings.json`},
+	{"validate", `echo 1 > kid.avhdx/validate`},
+	{"check", `echo repair=true > kid.avhdx/check`},
+	{"merge", `echo 1 > kid.avhdx/merge; [ "$(head -c 7 new.vhdx/raw)" = kidned! ]`},
+	{"convert-to-set", `echo 1 > new.vhdx/convert-to-set; [ "$(head -c 7 new.vhds/raw)" = kidned! ]`},
+	{"start", `echo > .vhdfs/start`},
+	{"request-state-change", `echo enabled > .vhdfs/request-state-change`},
+	// Below is a device that nobody may ask, or none.
+	{"validate-persistent-reservations", `echo . > .vhdfs/validate-persistent-reservations && exit 9
+		jq -e '.Errno == "EOPNOTSUPP"' .vhdfs/validate-persistent-reservations`},
+	{"stop", `exec 3< copy.vhd/raw; echo 1 > .vhdfs/stop && exit 9; exec 3<&-; echo dryrun=true > .vhdfs/stop`},
+}
+
+// Every operation but the block device is an ordinary user's too, and so are jobs.
 func TestAnOrdinaryUserOperates(t *testing.T) {
 	need.Tool(t, "jq")
-	u := newOrdinary(t, func(dir string) { chainOfTwo(t, dir) })
+	u := newOrdinary(t, func(dir string) { bigDisk(t, dir) })
 	u.mount(t)
-	u.shell(t, `
-		echo path=new.vhdx size=64M > .vhdfs/create
-		echo path=f.vfd > .vhdfs/create-floppy
-		printf content | dd of=new.vhdx/raw conv=notrunc,fsync status=none
-		echo 128M > new.vhdx/resize
-		echo 1 > new.vhdx/compact
-		echo path=copy.vhd type=fixed > new.vhdx/convert
-		echo path=kid.avhdx parent=new.vhdx > .vhdfs/create
-		printf kid | dd of=kid.avhdx/raw conv=notrunc,fsync status=none
-		echo 1 > kid.avhdx/validate
-		echo repair=true > kid.avhdx/check
-		echo new.vhdx > kid.avhdx/set-parent
-		echo '{"PhysicalSectorSize":512}' > kid.avhdx/settings.json
-		echo 1 > kid.avhdx/merge
-		cat */*.json .vhdfs/*.json .vhdfs/log .vhdfs/metrics > /dev/null
-		ls -lR . > /dev/null`)
-	require.Equal(t, "kidtent\ncontent\n134217728", u.shell(t, `head -c 7 new.vhdx/raw; echo; head -c 7 copy.vhd/raw; echo; stat -c %s new.vhdx/raw`))
-	require.Equal(t, "null\n32789", u.shell(t, `echo new.vhdx > .vhdfs/find 2>/dev/null || jq '.Image,.ReturnValue' .vhdfs/find`))
-	// Below is a device that nobody may ask, or none.
-	require.Equal(t, "EOPNOTSUPP", u.shell(t, `echo . > .vhdfs/validate-persistent-reservations 2>/dev/null || jq -r .Errno .vhdfs/validate-persistent-reservations`))
-	for _, doc := range []string{"new.vhdx", "f.vfd", "copy.vhd"} {
-		st, err := os.Stat(filepath.Join(u.images, doc))
+	for _, o := range ops.All {
+		require.True(t, slices.ContainsFunc(asAnyone, func(r struct{ op, script string }) bool { return r.op == o.Name }), "no script of %s", o.Name)
+	}
+	for _, r := range asAnyone {
+		t.Log(r.op)
+		u.shell(t, r.script)
+	}
+	u.shell(t, `cat */*.json .vhdfs/*.json .vhdfs/log .vhdfs/metrics > /dev/null; ls -lR . > /dev/null`)
+	require.Equal(t, "8", u.shell(t, `
+		echo path=n.vhdx wait=false > big.vhd/convert
+		job=.vhdfs/jobs/$(jq -r .Job big.vhd/convert)
+		echo 1 > $job/cancel
+		jq .JobState $job/wait
+		[ ! -e n.vhdx ]`))
+	for _, name := range []string{"new.vhds", "f.vfd", "copy.vhd"} {
+		st, err := os.Stat(filepath.Join(u.images, name))
 		require.NoError(t, err)
-		require.EqualValues(t, nobody, st.Sys().(*syscall.Stat_t).Uid, doc)
+		require.EqualValues(t, nobody, st.Sys().(*syscall.Stat_t).Uid, name)
 	}
 	// The command of an operation goes through the mount; the service stops as asked.
-	out, err := u.run(u.bin, "resize", filepath.Join(u.images, "new.vhdx"), "192M")
+	out, err := u.run(u.bin, "resize", filepath.Join(u.images, "new.vhds"), "192M")
 	require.NoError(t, err, out)
-	require.Equal(t, "201326592", u.shell(t, "stat -c %s new.vhdx/raw"))
-	out, err = u.run("bash", "-c", `exec 3< "$MNT/new.vhdx/raw"; "$VHDFS" stop "$MNT"; test $? = 6 && "$VHDFS" umount "$MNT"; test $? = 6`)
+	require.Equal(t, "201326592", u.shell(t, "stat -c %s new.vhds/raw"))
+	out, err = u.run("bash", "-c", `exec 3< "$MNT/new.vhds/raw"; "$VHDFS" stop "$MNT"; test $? = 6 && "$VHDFS" umount "$MNT"; test $? = 6`)
 	require.NoError(t, err, out)
 	require.NotEmpty(t, mountsBelow(filepath.Dir(u.mnt)))
 	out, err = u.run(u.bin, "umount", u.mnt)
