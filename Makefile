@@ -32,6 +32,7 @@ demo: needs build
 bench: needs build
 	./test/bench/bench bin/vhdfs
 	./test/bench/peers bin/vhdfs
+	./test/bench/attach bin/vhdfs
 
 # Every engine for hours, one after the other: see docs/testing.md.
 soak:
