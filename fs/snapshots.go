@@ -155,7 +155,7 @@ func (m *mount) snapshotRows(ref ops.Ref, id string) ([]row, error) {
 	rows := []row{small(ops.InfoDocument, m.info(ref, found, id))}
 	if n.Path != "" {
 		rows = append(rows, row{name: "raw", kind: syscall.S_IFREG, node: func() (node, gofs.StableAttr, error) {
-			data, err := m.lib.Inspect(found.Beside(n.Path))
+			data, err := m.lib.InspectSnapshot(found, n)
 			if err != nil {
 				return nil, gofs.StableAttr{}, err
 			}
@@ -214,7 +214,7 @@ func infoRequest(text []byte, id string) ([]byte, error) {
 	if err := json.NewDecoder(bytes.NewReader(text)).Decode(&doc); err != nil {
 		return nil, ops.Errorf(ops.ErrUsage, 0, "%s: not a JSON object: %v", ops.InfoDocument, err)
 	}
-	for _, derived := range []string{"ParentPathsList", "FilePath", "CreationTime", "Type", "ParentSnapshotId"} {
+	for _, derived := range []string{"ParentPathsList", "FilePath", "CreationTime", "Type", "ParentSnapshotId", "Error"} {
 		delete(doc, derived)
 	}
 	for k, v := range doc {

@@ -169,6 +169,7 @@ var advice = []struct {
 	{errOperates, "Wait for its end, or cancel it; .vhdfs/jobs shows what runs."},
 	{ErrBusy, "Close the program that uses it and try again."},
 	{ErrPoisoned, "Close all handles and open the image again."},
+	{errOtherFile, "Put the file back that was there; check names every file of the set that is not what it should be."},
 	{ErrChanged, "Another program changed the file while it was open; close all handles and open it again."},
 }
 

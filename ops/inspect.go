@@ -136,8 +136,12 @@ func (l *Library) lookLeaf(found *Found, set *Set) {
 	found.disk = in
 	found.Info, found.Size, found.Err = in.Info, in.Size, in.Err
 	found.Info.Anomalies = slices.Concat(set.Anomalies, in.Info.Anomalies)
-	if in.Err == nil && in.Format.Number != FormatVHDX {
+	switch {
+	case in.Err != nil:
+	case in.Format.Number != FormatVHDX:
 		found.Err = Corruptf(StatusWrongType, "active disk %q of set %s is a %s", set.Leaf, found.Ref.Path(), in.Format.Name)
+	default:
+		found.Err = set.judge(leaf, set.Leaf, in.Info)
 	}
 	if found.Info.ReadOnly == "" {
 		found.Info.ReadOnly = set.ReadOnly

@@ -204,9 +204,7 @@ func (r *resolver) owner(file FileID) (*Found, error) {
 }
 
 // Beside is a file in the folder of an image.
-func (f *Found) Beside(name string) Ref {
-	return Ref{Dir: f.Ref.Dir, Name: path.Join(path.Dir(f.Ref.Name), name)}
-}
+func (f *Found) Beside(name string) Ref { return beside(f.Ref, name) }
 
 // unused tells whether a file is a set's own, and nothing that it shows: made for a
 // change that was broken off, or left to be removed.

@@ -46,6 +46,7 @@ type merger struct {
 	mover    *mover
 	plan     Plan
 	set      *setInUse // whose files these are; nil for other disks
+	diskID   GUID      // of the source, which the destination gets
 
 	reparented []string
 	removed    []string
@@ -66,6 +67,7 @@ func (m *merger) files() []Ref {
 
 // run carries the merge out.
 func (m *merger) run(ctx context.Context) error {
+	m.diskID = m.src.Info().DiskID
 	if err := m.begin(); err != nil {
 		return err
 	}

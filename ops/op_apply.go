@@ -157,6 +157,13 @@ func (a *applying) change() (err error) {
 		return Wrapf(err, ErrParentMissing, StatusParentNotFound, "%q of snapshot %q of %s", a.to.Path, a.to.Name(), s.ref.Path())
 	}
 	defer func() { err = errors.Join(err, lib.release(base)) }()
+	info, _, err := base.describe()
+	if err == nil {
+		err = s.set.judge(base.ref, a.to.Path, info)
+	}
+	if err != nil {
+		return err
+	}
 	if _, err := s.newLeaf(a.leaf, base, time.Now()); err != nil {
 		return err
 	}
@@ -177,7 +184,9 @@ func (a *applying) change() (err error) {
 		return errors.Join(errReplaced(base.ref, child{found: &Found{Ref: to.ref}}), lib.releaseParents(under))
 	}
 	next := s.next()
+	next.record(a.leaf, info.DiskID, GUID{})
 	if a.keep != "" {
+		next.record(a.old, a.op.Info().DiskID, a.op.Info().LinkID)
 		next.Snapshots = append(next.Snapshots, SetSnapshot{ID: a.id, Label: a.keep, Type: SetSnapshotWriteable, Path: a.old,
 			Parent: next.above(s.filesOf(a.op.chain.layers()[1:])), Created: time.Now().UTC().Truncate(time.Millisecond)})
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"path"
 	"strconv"
 	"strings"
 )
@@ -125,8 +124,18 @@ func (h *Handle) acquireSnapshot(name string) (*Engine, error) {
 	case n.TrackingID == "":
 		return nil, Errorf(ErrNoTracking, StatusTrackingMissing, "target=%q: changes of %s were not tracked when the snapshot was taken", name, h.set.Ref.Path())
 	}
-	ref := Ref{Dir: h.set.Ref.Dir, Name: path.Join(path.Dir(h.set.Ref.Name), n.Path)}
-	return h.lib.acquire(ref, NoFollow)
+	e, err := h.lib.acquire(h.set.Beside(n.Path), NoFollow)
+	if err != nil {
+		return nil, err
+	}
+	info, _, err := e.describe()
+	if err == nil {
+		err = h.set.Set.judge(e.ref, n.Path, info)
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.lib.release(e))
+	}
+	return e, nil
 }
 
 // changedList is one number of each range, as JSON.

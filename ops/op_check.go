@@ -114,6 +114,9 @@ func (r *Request) checkChain(ctx context.Context) ([]Report, error) {
 		for _, a := range r.profile(links, i) {
 			rep.add(a)
 		}
+		if links[i].Found.Set != nil {
+			r.Library.checkSet(links[i].Found, rep.add)
+		}
 		reports = append(reports, rep)
 		if err != nil {
 			return reports, err

@@ -106,7 +106,7 @@ func (z *optimizing) step(ctx context.Context) (bool, error) {
 
 // busy lets a file be that somebody uses, or that something else keeps from going.
 func (z *optimizing) busy(name string, err error) error {
-	if errors.Is(err, ErrBusy) || errors.Is(err, ErrReadOnly) {
+	if errors.Is(err, ErrBusy) || errors.Is(err, ErrReadOnly) || errors.Is(err, errOtherFile) {
 		z.skipped[name] = err.Error()
 		return nil
 	}
@@ -167,6 +167,9 @@ func (z *optimizing) file(ctx context.Context, name string) (bool, error) {
 	if z.set.beside(kid).Path() != kids[0].Path() || !z.set.set.Owns(kid) {
 		return false, nil // an image that is not the set's
 	}
+	if err := z.set.isRecorded(kid); err != nil {
+		return false, err
+	}
 	return true, z.fold(ctx, kid, nil)
 }
 
@@ -206,20 +209,18 @@ func (z *optimizing) fold(ctx context.Context, from string, pending *PendingMerg
 	return z.forget(from)
 }
 
-// commitSet makes the set name the destination where it named the source. From
-// then on nobody opens the source for it.
+// commitSet makes the set name the destination where it named the source, with the
+// ids that it has by now. From then on nobody opens the source for it.
 func (m *merger) commitSet() error {
 	if m.set == nil {
 		return nil
 	}
 	from, into := path.Base(m.source().ref.Name), path.Base(m.dest().ref.Name)
-	if !m.set.set.Refers(from) {
-		return nil
-	}
-	n := m.set.next()
+	n, link := m.set.next(), m.rec.NextID
 	if n.Leaf == from {
-		n.Leaf = into
+		n.Leaf, link = into, GUID{}
 	}
+	n.record(into, m.diskID, link)
 	for i := range n.Snapshots {
 		if n.Snapshots[i].Path == from {
 			n.Snapshots[i].Path = into

@@ -99,6 +99,9 @@ func (s *setInUse) dataFor(r *Request, n *SetSnapshot) (string, error) {
 	if err == nil {
 		err = found.Err
 	}
+	if err == nil {
+		err = s.set.judge(ref, file, found.Info)
+	}
 	if err != nil {
 		return "", err
 	}

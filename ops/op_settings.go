@@ -59,7 +59,7 @@ func runSet(ctx context.Context, r *Request) (Fields, error) {
 	case "PhysicalSectorSize":
 		return r.setPhysicalSector(own)
 	default:
-		return r.setDiskID(own)
+		return r.setDiskID(found)
 	}
 }
 
@@ -95,8 +95,9 @@ func (r *Request) setPhysicalSector(own *Found) (Fields, error) {
 	return r.set(own, key, was, a.Bytes, func(s Settable) error { return s.SetPhysicalSector(uint32(a.Bytes)) })
 }
 
-func (r *Request) setDiskID(own *Found) (Fields, error) {
+func (r *Request) setDiskID(found *Found) (_ Fields, err error) {
 	const key = "VirtualDiskId"
+	own := found.itself()
 	id, was := r.Args.ID(key), own.Info.DiskID
 	switch {
 	case id == was:
@@ -104,7 +105,15 @@ func (r *Request) setDiskID(own *Found) (Fields, error) {
 	case own.Format.Number != FormatVHDX:
 		return nil, r.onlyVHDX(key, own)
 	}
-	return r.set(own, key, was, id, func(s Settable) error { return s.SetDiskID(id) })
+	if found.Set == nil {
+		return r.set(own, key, was, id, func(d Settable) error { return d.SetDiskID(id) })
+	}
+	s, err := r.Library.useSet(r.Image)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	return r.set(own, key, was, id, func(d Settable) error { return s.changeDiskID(id, func() error { return d.SetDiskID(id) }) })
 }
 
 func (r *Request) onlyVHDX(key string, own *Found) error {

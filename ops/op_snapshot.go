@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"path"
-	"slices"
 	"strings"
 	"time"
 )
@@ -169,8 +168,8 @@ func (s *setInUse) tryTake(o *Operation, n *SetSnapshot, leaf string) (err error
 	next := s.next()
 	n.Path, n.Created = next.Leaf, time.Now().UTC().Truncate(time.Millisecond)
 	n.Parent = next.above(s.filesOf(o.chain.layers()[1:]))
-	i := slices.IndexFunc(next.Files, func(f SetFile) bool { return f.Name == n.Path })
-	next.Files[i].DiskID, next.Files[i].LinkID = info.DiskID, info.LinkID
+	next.record(n.Path, info.DiskID, info.LinkID)
+	next.record(leaf, info.DiskID, GUID{})
 	next.Snapshots, next.Leaf = append(next.Snapshots, *n), leaf
 	w := &leafSwitch{set: s, op: o, to: to, next: next, holds: func(now Info) error {
 		if now.LinkID != info.LinkID {

@@ -116,19 +116,25 @@ func (s *setInUse) commit(n *Set) error {
 }
 
 // beside is a file in the set's own folder.
-func (s *setInUse) beside(name string) Ref {
-	return Ref{Dir: s.ref.Dir, Name: path.Join(path.Dir(s.ref.Name), name)}
+func (s *setInUse) beside(name string) Ref { return beside(s.ref, name) }
+
+// beside is a file in the folder of another.
+func beside(r Ref, name string) Ref {
+	return Ref{Dir: r.Dir, Name: path.Join(path.Dir(r.Name), name)}
 }
 
 // newName is a name for one more disk of a set.
-func newName(set string) string {
+func newName(set string) string { return diskPrefix(set) + NewGUID().String() + ".avhdx" }
+
+// diskPrefix is what the names of a set's disks have before the id.
+func diskPrefix(set string) string {
 	base := path.Base(set)
 	base = strings.TrimSuffix(base, path.Ext(base))
 	const most = 255 - len("_.avhdx") - 36
 	for len(base) > most {
 		base = base[:len(base)-1]
 	}
-	return strings.ToValidUTF8(base, "") + "_" + NewGUID().String() + ".avhdx"
+	return strings.ToValidUTF8(base, "") + "_"
 }
 
 // snapshotOf is the snapshot that a name stands for.
@@ -231,7 +237,8 @@ func (s *setInUse) openLeaf(name string) (*Engine, error) {
 }
 
 // discard removes a disk that the set lists and does not use, and then its name
-// from the set. After a crash it may be listed and not be there.
+// from the set. ErrChanged where another file is in its place. After a crash it may
+// be listed and not be there.
 func (s *setInUse) discard(name string) error {
 	says, err := s.format.Set(s.file) // whatever this operation believes
 	if err != nil {
@@ -239,6 +246,9 @@ func (s *setInUse) discard(name string) error {
 	}
 	if says.Refers(name) {
 		return Errorf(ErrChanged, 0, "%s: refers to %s, which is not removed", s.ref.Path(), name)
+	}
+	if err := s.isRecorded(name); err != nil {
+		return err
 	}
 	ref := s.beside(name)
 	if err := removeAny(ref.Dir, ref.Name); err != nil {

@@ -24,7 +24,14 @@ func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
 		}
 		again, err := h.lib.Inspect(r)
 		if err == nil && again.Err == nil && again.Leaf.Name == found.Leaf.Name {
-			return e, nil
+			info, _, err := e.describe()
+			if err == nil { // what was opened may be another file than what was looked at
+				err = again.Set.judge(found.Leaf, again.Set.Leaf, info)
+			}
+			if err != nil {
+				err = errors.Join(err, h.lib.release(e))
+			}
+			return e, err
 		}
 		if err = errors.Join(err, h.lib.release(e)); err != nil {
 			return nil, err

@@ -28,6 +28,7 @@ type SnapshotInformation struct {
 	Label                     string
 	Type                      ops.SetSnapshotType
 	ParentSnapshotId          ops.GUID
+	Error                     string `json:",omitempty"` // why the data cannot be read
 }
 
 // NewSetInformation describes a set. It looks at the files that it names.
@@ -68,6 +69,13 @@ func NewSnapshotInformation(lib *ops.Library, set *ops.Found, n *ops.SetSnapshot
 	}
 	file := set.Beside(n.Path)
 	s.SnapshotPath = file.Path()
+	data, err := lib.InspectSnapshot(set, n)
+	if err == nil {
+		err = data.Err
+	}
+	if err != nil {
+		s.Error = ops.Sentence(err)
+	}
 	links, err := lib.ChainOf(file)
 	if err != nil {
 		return s, nil // that the file is gone is for chain.json to say

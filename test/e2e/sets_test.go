@@ -94,6 +94,35 @@ func TestSetsThatAreBroken(t *testing.T) {
 	require.Equal(t, "ENOLINK\n", m.Shell(t, `jq -r .Errno d.vhds/state.json`))
 }
 
+// A file of a set that somebody exchanged while it is served is not read through the
+// set: the answers name it, the id that it has and the one that was expected.
+func TestSetsWithOtherFiles(t *testing.T) {
+	need.Tool(t, "jq")
+	m := Start(t, t.TempDir())
+	out := m.Shell(t, `
+		other() { mv $IMAGES/$1 $IMAGES/aside; cp $IMAGES/o.vhdx $IMAGES/$1; }
+		back() { rm $IMAGES/$1; mv $IMAGES/aside $IMAGES/$1; }
+		names() { case "$1" in *"$2"*"$3"*"$4"*) echo named;; *) echo "$1";; esac; }
+		echo path=d.vhds size=32M > .vhdfs/create; echo path=o.vhdx size=32M > .vhdfs/create
+		mkdir d.vhds/snapshots/a
+		leaf=$(basename "$(jq -r .ActivePath d.vhds/set.json)"); file=$(basename "$(jq -r .SnapshotPath d.vhds/snapshots/a/info.json)")
+		expected=$(jq -r .VirtualDiskId d.vhds/settings.json); found=$(jq -r .VirtualDiskId o.vhdx/settings.json)
+		other $leaf
+		cat d.vhds/raw 2>&1 > /dev/null | grep -o 'Stale file handle'
+		jq -r .Errno d.vhds/state.json; names "$(jq -r .Error d.vhds/state.json)" $leaf ${found,,} ${expected,,}
+		(mkdir d.vhds/snapshots/b) 2>&1 | grep -o 'Stale file handle'
+		back $leaf; cat d.vhds/raw | wc -c
+		other $file
+		cat d.vhds/snapshots/a/raw 2>&1 > /dev/null | grep -o 'Stale file handle'
+		names "$(jq -r .Error d.vhds/snapshots/a/info.json)" $file ${found,,} ${expected,,}
+		(echo 1 > d.vhds/snapshots/a/apply) 2>&1 | grep -o 'Stale file handle'
+		back $file; cat d.vhds/snapshots/a/raw | wc -c; jq -r .Error d.vhds/snapshots/a/info.json
+		echo '{"VirtualDiskId":"11111111-2222-3333-4444-555555555555"}' > d.vhds/settings.json
+		jq -r .VirtualDiskId d.vhds/settings.json; cat d.vhds/raw d.vhds/snapshots/a/raw | wc -c`)
+	require.Equal(t, []string{"Stale file handle", "ESTALE", "named", "Stale file handle", "33554432", "Stale file handle", "named", "Stale file handle",
+		"33554432", "null", "11111111-2222-3333-4444-555555555555", "67108864"}, lines(out))
+}
+
 // A guest program writes and verifies while snapshots come and go.
 func TestSetsUnderFio(t *testing.T) {
 	need.Tool(t, "fio")

@@ -73,6 +73,9 @@ func changes() []change {
 			return s.ask("delete", setName, "s2 persist=true")
 		}},
 		{name: "delete the last", open: false, do: remove("s1")},
+		{name: "another id", open: false, do: func(s *scene) error {
+			return s.ask("set", setName, "id=11111111-2222-3333-4444-555555555555")
+		}},
 		{name: "optimize, the leaf goes", open: true, do: optimize},
 		{name: "optimize, a middle disk goes", open: true, do: optimize},
 		{name: "optimize, a thrown away tip", open: false, do: optimize},
