@@ -14,24 +14,33 @@ var opCreate = &Op{
 	Service: true,
 	Writes:  true,
 	Plans:   true,
-	Args: []Arg{
-		argPath,
-		argSize.with("bytes of the disk, rounded up to whole sectors; default that of the parent or the source"),
-		argType.with("default dynamic, and differencing with a parent"),
-		argFormat.with("default by the extension, which it has to match"),
-		argParent,
-		argBlock,
-		{Name: "LogicalSectorSize", Short: "sector", Kind: ArgSize, Help: "512 or, of a VHDX, 4096; default 0: 512, and that of the parent"},
-		argPhys,
-		argID,
-		{Name: "Source", Kind: ArgPath, Help: "an image or a raw file to be copied"},
-	},
-	Run: runCreate,
+	Args:    createArgs,
+	Run:     runCreate,
 }
+
+var createArgs = []Arg{
+	argPath,
+	argSize.with("bytes of the disk, rounded up to whole sectors; default that of the parent or the source"),
+	argType.with("default dynamic, and differencing with a parent"),
+	argFormat.with("default by the extension, which it has to match"),
+	argParent,
+	argBlock,
+	{Name: "LogicalSectorSize", Short: "sector", Kind: ArgSize, Help: "512 or, of a VHDX, 4096; default 0: 512, and that of the parent"},
+	argPhys,
+	argID,
+	{Name: "Source", Kind: ArgPath, Help: "an image or a raw file to be copied"},
+	argRebuild,
+}
+
+// argRebuild asks for a set whose file is lost.
+var argRebuild = Arg{Name: "Rebuild", Kind: ArgBool, Help: "set to true makes the file of a VHD set that is lost, from its disks beside it; with path alone"}
 
 var argFormat = Arg{Name: "Format", Kind: ArgWord, Words: []Word{{"vhd", FormatVHD}, {"vhdx", FormatVHDX}, {"vhds", FormatSet}}}
 
 func runCreate(ctx context.Context, r *Request) (_ Fields, err error) {
+	if r.Args.Bool(argRebuild.Name) {
+		return r.remakeSet()
+	}
 	t, err := r.newTarget()
 	if err != nil {
 		return nil, err

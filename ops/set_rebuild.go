@@ -2,6 +2,7 @@ package ops
 
 import (
 	"errors"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -37,7 +38,7 @@ func (r *Request) rebuildSet() (_ *Anomaly, err error) {
 	if err := f.Lock(true); err != nil {
 		return nil, err
 	}
-	set, err := r.setOfDisks()
+	set, err := r.setOfDisks(r.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -60,32 +61,61 @@ func (r *Request) rebuildSet() (_ *Anomaly, err error) {
 	return mended, nil
 }
 
-// setOfDisks is the set that the disks beside its file, by their names, amount to.
-func (r *Request) setOfDisks() (*Set, error) {
-	folder := folderOf(r.Image)
-	prefix := strings.TrimSuffix(path.Base(r.Image.Name), path.Ext(r.Image.Name)) + "_"
-	list, err := r.Library.list(folder.Dir, folder.Name)
+// remakeSet makes the file of a set that is gone from its disks, as rebuildSet does.
+// It is there whole, or not.
+func (r *Request) remakeSet() (Fields, error) {
+	for _, a := range createArgs {
+		if r.Args.Has(a.Name) && a.Name != argPath.Name && a.Name != argRebuild.Name {
+			return nil, Errorf(ErrUsage, 0, "rebuild=true with %s: what a set is made of says everything but its path", a.Name)
+		}
+	}
+	ref, err := r.place("path", r.Args.Text(argPath.Name))
 	if err != nil {
 		return nil, err
 	}
-	disks, parents := map[string]*Found{}, map[FileID]bool{}
+	format, err := r.Library.formatFor(ref.Name, "")
+	if err != nil {
+		return nil, err
+	}
+	if format == nil || format.CreateSet == nil {
+		return nil, Errorf(ErrUsage, 0, "path=%q: rebuild=true makes a set, a file in .vhds", ref.Name)
+	}
+	if err := (&target{lib: r.Library, ref: ref}).nameIsFree(); err != nil {
+		return nil, err
+	}
+	set, err := r.setOfDisks(ref)
+	if err != nil {
+		return nil, err
+	}
+	if r.Dry {
+		return Plan{Makes: []string{ref.Path()}, Free: math.MaxInt64}.Fields(), nil
+	}
+	r.Begin(0)
+	snapshots := []string{}
+	for _, n := range set.Snapshots {
+		snapshots = append(snapshots, beside(ref, n.Path).Path())
+	}
+	return Fields{{"Path", ref.Path()}, {"ActivePath", beside(ref, set.Leaf).Path()}, {"SnapshotPaths", snapshots}}, r.Library.makeSet(ref, *set)
+}
+
+// setOfDisks is the set that the disks beside its file, by their names, amount to.
+// All of them have to be one chain, by the ids that they record. A disk of another
+// set, and one that a merge left half done, is none to make a set of.
+func (r *Request) setOfDisks(set Ref) (*Set, error) {
+	disks, err := r.disksBeside(set)
+	if err != nil {
+		return nil, err
+	}
+	parents := map[FileID]bool{}
 	res := &resolver{lib: r.Library}
-	for _, e := range list {
-		if e.IsDir || !strings.HasPrefix(e.Name, prefix) || extension(e.Name) != ".avhdx" {
-			continue
-		}
-		found, err := r.Library.inspect(Ref{Dir: folder.Dir, Name: path.Join(folder.Name, e.Name)}, Read|NoFollow, false)
-		if err == nil {
-			err = found.Err
-		}
-		if err != nil {
+	for _, d := range disks {
+		if err := r.mayJoin(res, set, d); err != nil {
 			return nil, err
 		}
-		disks[e.Name] = found
-		if found.Info.Parent == nil {
+		if d.Info.Parent == nil {
 			continue
 		}
-		got, _, err := res.resolve(child{found: found, below: []FileID{found.Stat.ID}})
+		got, _, err := res.resolve(child{found: d, below: []FileID{d.Stat.ID}})
 		if err != nil {
 			return nil, err
 		}
@@ -100,12 +130,53 @@ func (r *Request) setOfDisks() (*Set, error) {
 	slices.Sort(tips)
 	switch len(tips) {
 	case 0:
-		return nil, Errorf(ErrParentMissing, StatusParentNotFound, "%s: no disk %s….avhdx beside it", r.Image.Path(), prefix)
+		return nil, Errorf(ErrParentMissing, StatusParentNotFound, "%s: no disk %sID.avhdx beside it", set.Path(), diskPrefix(set.Name))
 	case 1:
 		return r.setWithLeaf(tips[0], disks)
 	}
 	return nil, Errorf(ErrUsage, StatusWrongState, "%s: each of %s may be its active disk: move all but one to another folder first",
-		r.Image.Path(), quoteList(tips))
+		set.Path(), quoteList(tips))
+}
+
+// disksBeside are the disks with names of a set's, by these names.
+func (r *Request) disksBeside(set Ref) (map[string]*Found, error) {
+	folder := folderOf(set)
+	list, err := r.Library.list(folder.Dir, folder.Name)
+	if err != nil {
+		return nil, err
+	}
+	disks := map[string]*Found{}
+	for _, e := range list {
+		id, named := strings.CutPrefix(e.Name, diskPrefix(set.Name))
+		if _, err := ParseGUID(strings.TrimSuffix(id, path.Ext(id))); e.IsDir || !named || err != nil || extension(id) != ".avhdx" {
+			continue
+		}
+		found, err := r.Library.inspect(Ref{Dir: folder.Dir, Name: path.Join(folder.Name, e.Name)}, Read|NoFollow, false)
+		if err == nil {
+			err = found.Err
+		}
+		if err != nil {
+			return nil, err
+		}
+		disks[e.Name] = found
+	}
+	return disks, nil
+}
+
+// mayJoin says why a disk cannot be one of a set that is made anew.
+func (r *Request) mayJoin(res *resolver, set Ref, d *Found) error {
+	p, err := r.Library.mergeOf(d.Ref, d.Stat.ID, d.Info.LinkID)
+	if err == nil && p != nil {
+		err = p.refusal(d.Ref.Path())
+	}
+	if err != nil {
+		return err
+	}
+	owner, err := res.owner(d.Stat.ID)
+	if err == nil && owner != nil && owner.Ref.Path() != set.Path() {
+		err = Errorf(errors.ErrUnsupported, StatusOwned, "%s belongs to the set %s", d.Ref.Path(), owner.Ref.Path())
+	}
+	return err
 }
 
 func (r *Request) setWithLeaf(leaf string, disks map[string]*Found) (*Set, error) {

@@ -105,6 +105,24 @@ func setMakers() []made {
 			},
 			labels: []string{"set.rebuild"},
 		},
+		{
+			name:  "rebuild of a lost set",
+			start: lost,
+			do:    func(s *scene) error { return s.ask("create", ".", "path=d.vhds rebuild=true") },
+			again: func(s *scene, names []string) error {
+				if slices.Contains(names, setName) {
+					return errors.New("a set that is not whole")
+				}
+				return s.ask("create", ".", "path=d.vhds rebuild=true")
+			},
+			judge: func(s *scene, names []string) error {
+				found, err := s.lib.Inspect(s.lib.Top(setName))
+				if err == nil && (len(names) != 4 || len(found.Set.Snapshots) != 2) {
+					err = fmt.Errorf("%q with %d snapshots", names, len(found.Set.Snapshots))
+				}
+				return err
+			},
+		},
 	}
 }
 
