@@ -193,3 +193,57 @@ func TestAttachAloneKilled(t *testing.T) {
 	a.ok("detach", a.image)
 	a.gone(again)
 }
+
+// Whoever asked for the service may be killed at any moment: what it did not attach is
+// nobody's, and the service ends.
+func TestAttachAloneAskerKilled(t *testing.T) {
+	a := newAlone(t)
+	for i := range 8 {
+		cmd := exec.Command(program, "attach", a.image, "device=none")
+		require.NoError(t, cmd.Start())
+		kill := time.AfterFunc(time.Duration(i*i)*5*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait() // it was killed, or is done
+		kill.Stop()
+		var left []service
+		require.Eventually(t, func() bool {
+			left = a.services()
+			return a.processes() == 0 || len(left) == 1 && len(left[0].Attached) == 1
+		}, patience, 10*time.Millisecond, "a service with nothing attached goes on")
+		if len(left) > 0 {
+			a.ok("detach", a.image)
+			a.gone(left[0])
+		}
+	}
+}
+
+// processes is how many programs run that were told of the image.
+func (a *alone) processes() int {
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(a, err)
+	n := 0
+	for _, name := range all {
+		b, err := os.ReadFile(name)
+		if err == nil && strings.Contains(string(b), a.image) { // else it ended meanwhile
+			n++
+		}
+	}
+	return n
+}
+
+// A direct device that a killed service left is detached by its name, without a service.
+func TestDetachOfADirectDeviceThatWasLeft(t *testing.T) {
+	a := newAlone(t, "type=fixed")
+	device, s := a.attach("direct=true")
+	require.Equal(t, a.image, lies(device))
+	require.NoError(t, unix.Kill(s.PID, unix.SIGKILL))
+	require.Eventually(t, func() bool { return len(a.services()) == 1 && a.services()[0].Error != "" }, patience, 10*time.Millisecond)
+	require.Equal(t, a.image, lies(device), "it goes on")
+	a.ok("detach", device)
+	require.NotEqual(t, a.image, lies(device))
+	_, exit := a.fails("detach", device)
+	require.Equal(t, 3, exit)
+	_, again := a.attach() // which takes away what is left of the service
+	require.NoDirExists(t, s.MountPoint)
+	a.ok("detach", a.image)
+	a.gone(again)
+}

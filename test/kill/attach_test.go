@@ -3,6 +3,7 @@ package kill
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -52,7 +53,12 @@ func TestKilledUnderAnAttachedDevice(t *testing.T) {
 			20*time.Second, 10*time.Millisecond, "%s is stuck over %s", device, under(device))
 		flushed := w.flushed()
 		if flushed > 0 {
-			w.verify(attached(t, m), flushed)
+			device := attached(t, m)
+			out, err := w.verify(device, flushed)
+			require.NoError(t, err, "%d blocks: %s", flushed, out)
+			w.lose(device)
+			out, err = w.verify(device, flushed)
+			require.Error(t, err, "a block of %d that is not there is not missed: %s", flushed, out)
 			require.NoError(t, os.WriteFile(m.Path("d.vhdx", "detach"), []byte("1"), 0))
 		}
 		done.Add("kills", 1)
@@ -127,8 +133,23 @@ func (w *writer) flushed() int {
 	return max(0, bytes.Count(b, []byte("\n"))-1)
 }
 
-func (w *writer) verify(device string, blocks int) {
+// verify looks for the first blocks that were written.
+func (w *writer) verify(device string, blocks int) ([]byte, error) {
+	return w.fio(device, "--verify_only=1", fmt.Sprintf("--number_ios=%d", blocks)).CombinedOutput()
+}
+
+// lose takes the first block away that was written: what a flush that did nothing could
+// have cost.
+func (w *writer) lose(device string) {
 	w.t.Helper()
-	out, err := w.fio(device, "--verify_only=1", fmt.Sprintf("--number_ios=%d", blocks)).CombinedOutput()
-	require.NoError(w.t, err, "%d blocks: %s", blocks, out)
+	log, err := os.ReadFile(filepath.Join(w.dir, "log_lat.1.log"))
+	require.NoError(w.t, err)
+	line, _, _ := strings.Cut(string(log), "\n")
+	fields := strings.Split(line, ",") // time, latency, direction, block size, offset
+	off, err := strconv.ParseInt(strings.TrimSpace(fields[4]), 10, 64)
+	require.NoError(w.t, err, "%s", line)
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
+	require.NoError(w.t, err)
+	_, err = f.WriteAt(make([]byte, 4096), off)
+	require.NoError(w.t, errors.Join(err, f.Sync(), f.Close()))
 }
