@@ -1,8 +1,10 @@
 // Package forest runs random sequences of everything that a user does to a folder
 // of images, beside a plain model: guests write, children are made, disks are
 // merged, compacted, resized, copied and given other parents, and programs start
-// anew. After each step every image reads as the model says. The operations are the
-// rows of the table, with requests as a control file takes them.
+// anew. After each step every image reads as the model says: all of it where a file
+// of its chain was changed since it was read, samples of the others, and in the end
+// everything. The operations are the rows of the table, with requests as a control
+// file takes them.
 //
 // A step is a number, which decides with the forest as it is what is done: a list
 // of steps can be cut short and run again.
@@ -13,10 +15,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"strings"
-	"sync"
 
 	"vhdfs/ops"
 	"vhdfs/test/budget"
@@ -59,6 +59,7 @@ type Forest struct {
 	former string      // the name of a disk that was merged into that under its hands, "": none
 
 	trail []string // what was done
+	known known    // what was read
 }
 
 // Cut is what happens to operations besides.
@@ -73,7 +74,7 @@ const (
 
 // New is a chain of images as other programs write them, and an empty disk.
 func New(seed uint64, cut Cut) (*Forest, error) {
-	f := &Forest{Cut: cut, host: sim.New(), rng: rand.New(rand.NewPCG(seed, 0xF0)), sector: 512}
+	f := &Forest{Cut: cut, host: sim.New(), rng: rand.New(rand.NewPCG(seed, 0xF0)), sector: 512, known: newKnown()}
 	format := vhd.Format
 	if seed%2 == 0 {
 		format = vhdx.Format
@@ -112,23 +113,30 @@ func (f *Forest) plant(format *ops.Format, block uint32, parent *disk) *disk {
 		copy(d.data[off:], w.Data)
 	}
 	id := [16]byte{0xD0, 15: byte(f.made)}
-	var file []byte
+	f.host.Put(folder+d.name, nil)
+	file := f.host.Bytes(folder + d.name)
 	if format == vhd.Format {
 		v := fixture.VHD{Size: least, BlockSize: block, UUID: id, Writes: writes}
 		if parent != nil {
 			v.Type = 4
 			v.Parent = &fixture.VHDParent{UUID: [16]byte{0xD0, 15: byte(f.made - 1)}, Name: parent.name, Locators: []fixture.VHDLocator{{Code: "W2ru", Path: `.\` + parent.name}}}
 		}
-		file = v.Bytes()
+		v.Lay(file.Truncate, file.Write)
 	} else {
 		v := fixture.VHDX{Size: least, BlockSize: mib, LogicalSector: uint32(f.sector), DataWriteGUID: id, Writes: writes}
 		if parent != nil {
 			v.Parent = &fixture.Locator{Entries: [][2]string{
 				{"parent_linkage", fmt.Sprintf("{%s}", ops.GUID{0xD0, 15: byte(f.made - 1)})}, {"relative_path", `.\` + parent.name}}}
 		}
-		file = v.Bytes()
+		m, err := v.Build()
+		if err != nil {
+			panic(err)
+		}
+		file.Truncate(m.Size)
+		for off, p := range m.Pages() {
+			file.Write(off, p)
+		}
 	}
-	f.host.Put(folder+d.name, file)
 	f.disks = append(f.disks, d)
 	f.trail = append(f.trail, fmt.Sprintf("%s, a fixture of blocks of %d, parent %t", d.name, block, parent != nil))
 	return d
@@ -194,71 +202,6 @@ func (f *Forest) view() map[string][]byte {
 	return v
 }
 
-// buffers are for reading whole ones.
-var buffers = sync.Pool{New: func() any { b := make([]byte, most); return &b }}
-
-// compare reads the whole disk of an image, through its chain, and asks that it is
-// one of some.
-func compare(lib *ops.Library, name string, allowed ...[]byte) error {
-	h, err := lib.Open(lib.Top(name), ops.Read)
-	if err != nil {
-		return &shut{err}
-	}
-	defer func() { _ = h.Close() }() // of a reader
-	return compareOpen(h, allowed...)
-}
-
-// shut is the error of an image that does not open.
-type shut struct{ error }
-
-func (s *shut) Unwrap() error { return s.error }
-
-func compareOpen(h *ops.Handle, allowed ...[]byte) error {
-	p := buffers.Get().(*[]byte)
-	defer buffers.Put(p)
-	b := (*p)[:h.Size()]
-	for i := 0; i < len(b); i += 256 {
-		b[i] = ^allowed[0][min(i, len(allowed[0])-1)] // what is not read differs
-	}
-	if _, err := h.ReadAt(b, 0); err != nil && err != io.EOF {
-		return err
-	}
-	var err error
-	for _, want := range allowed {
-		one := same(b, want)
-		if one == nil {
-			return nil
-		}
-		err = errors.Join(err, one)
-	}
-	return err
-}
-
-// reads asks that images read as a view says.
-func reads(lib *ops.Library, view map[string][]byte) error {
-	for name, want := range view {
-		if err := compare(lib, name, want); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func same(got, want []byte) error {
-	if bytes.Equal(got, want) {
-		return nil
-	}
-	if len(got) != len(want) {
-		return fmt.Errorf("%d bytes, want %d", len(got), len(want))
-	}
-	for i := range want {
-		if got[i] != want[i] {
-			return fmt.Errorf("byte %d reads as %#x, want %#x", i, got[i], want[i])
-		}
-	}
-	return nil
-}
-
 // release lets the guest go that stays.
 func (f *Forest) release() error {
 	if f.writer == nil {
@@ -299,7 +242,8 @@ func (f *Forest) sound() error {
 
 // finish ends all programs and looks once more, as the next one would.
 func (f *Forest) finish() error {
-	return errors.Join(f.restart(), f.sound(), reads(f.lib, f.view()), f.lib.Close())
+	f.known = newKnown()
+	return errors.Join(f.restart(), f.sound(), f.reads(f.lib, f.host, f.view()), f.lib.Close())
 }
 
 // Failure is a step that went wrong.

@@ -23,7 +23,7 @@ func (f *Forest) step(n uint64) error {
 		do func() error
 	}{
 		{30, f.guest}, {9, f.child}, {3, f.create}, {9, f.merge}, {8, f.compact}, {8, f.resize},
-		{6, f.convert}, {6, f.setParent}, {3, f.set}, {4, f.startAnew},
+		{6, f.convert}, {6, f.setParent}, {3, f.set}, {4, f.startAnew}, {4, f.discard}, {4, f.regrow},
 	}
 	if len(f.disks) >= many {
 		return f.remove()
@@ -62,22 +62,8 @@ func (f *Forest) remove() error {
 // to be written.
 func (f *Forest) guest() error {
 	d := f.any(func(*disk) bool { return true })
-	if f.user != d {
-		if err := f.release(); err != nil {
-			return err
-		}
-		w, err := f.lib.Open(f.lib.Top(d.name), ops.Write)
-		if len(f.kids(d)) > 0 {
-			f.trail = append(f.trail, "write to the parent "+d.name)
-			if !errors.Is(err, ops.ErrReadOnly) {
-				return fmt.Errorf("%s has children; to open it for writing answers %w", d.name, err)
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		f.writer, f.user = w, d
+	if err := f.enter(d); err != nil || f.user == nil {
+		return err
 	}
 	for range 1 + f.rng.IntN(8) {
 		if err := f.write(); err != nil {
@@ -92,17 +78,47 @@ func (f *Forest) guest() error {
 	return f.look()
 }
 
+// enter lets a guest open a disk for writing, which is refused where others were
+// made from it: then there is none.
+func (f *Forest) enter(d *disk) error {
+	if f.user == d {
+		return nil
+	}
+	if err := f.release(); err != nil {
+		return err
+	}
+	w, err := f.lib.Open(f.lib.Top(d.name), ops.Write)
+	if len(f.kids(d)) > 0 {
+		f.trail = append(f.trail, "write to the parent "+d.name)
+		if !errors.Is(err, ops.ErrReadOnly) {
+			return fmt.Errorf("%s has children; to open it for writing answers %w", d.name, err)
+		}
+		return nil
+	}
+	if err == nil {
+		f.writer, f.user = w, d
+	}
+	return err
+}
+
 // write is one request of the guest.
 func (f *Forest) write() error {
-	d, size := f.user, int64(len(f.user.data))
+	size := int64(len(f.user.data))
 	n := 1 + f.rng.Int64N(6000)
 	off := f.rng.Int64N(size)
 	if f.rng.IntN(3) == 0 {
 		n, off = 64<<10*(1+f.rng.Int64N(40)), off/(512<<10)*(512<<10)
 	}
 	n = min(n, size-off)
+	return f.ask(f.rng.IntN(8), off, n)
+}
+
+// ask is a request of the guest for [off, off+n): a flush, zeros with and without
+// space, zeros as bytes, or bytes.
+func (f *Forest) ask(what int, off, n int64) error {
+	d := f.user
+	f.known.ages[&d.data[0]]++
 	part, fill := d.data[off:off+n], byte(1+f.rng.IntN(255))
-	what := f.rng.IntN(8)
 	f.trail = append(f.trail, fmt.Sprintf("guest of %s: %s off=%d n=%d fill=%d", d.name, []string{"flush", "zero", "unmap", "write zeros"}[min(what, 3)], off, n, fill))
 	switch what {
 	case 0:
@@ -218,8 +234,10 @@ func (f *Forest) compact() error {
 }
 
 func (f *Forest) resize() error {
-	d := f.any(func(*disk) bool { return true })
-	size := f.size(small)
+	return f.resizeTo(f.any(func(*disk) bool { return true }), f.size(small))
+}
+
+func (f *Forest) resizeTo(d *disk, size int64) error {
 	a := &action{op: "resize", image: d.name, request: fmt.Sprintf("size=%d unsafe=true", size)}
 	switch n := int64(len(d.data)); {
 	case len(f.kids(d)) > 0:
@@ -237,10 +255,14 @@ func (f *Forest) resize() error {
 // merge folds a disk into an ancestor. A guest may have it open, or one that was
 // made from it.
 func (f *Forest) merge() error {
-	source := f.any(func(d *disk) bool { return d.parent != nil })
-	if source == nil {
-		return nil
+	if source := f.any(func(d *disk) bool { return d.parent != nil }); source != nil {
+		return f.fold(source)
 	}
+	return nil
+}
+
+// fold merges a disk into an ancestor.
+func (f *Forest) fold(source *disk) error {
 	line := []*disk{source}
 	for d := source.parent; d != nil; d = d.parent {
 		if line = append(line, d); f.rng.IntN(2) == 0 {
@@ -302,7 +324,7 @@ func (f *Forest) gone(a *action, keep bool) error {
 		if !keep {
 			continue
 		}
-		if err := compare(f.lib, name, f.disks[0].data); !errors.Is(err, ops.ErrParentMismatch) {
+		if err := f.compare(f.lib, f.host, name, f.disks[0].data); !errors.Is(err, ops.ErrParentMismatch) {
 			return fmt.Errorf("%s is kept, to open it answers %w", name, err)
 		}
 		if err := f.host.Dir(folder).Remove(name); err != nil {
