@@ -148,6 +148,7 @@ func isZero(b []byte) bool {
 // that again.
 func (s *scene) judgeInUse(h *sim.Host, leaf *image, history *crash.History) error {
 	got, err := s.readInUse(h, leaf)
+	defer free(got)
 	if err == nil {
 		err = history.AllowsDisk(got)
 	}
@@ -162,11 +163,14 @@ func (s *scene) judgeInUse(h *sim.Host, leaf *image, history *crash.History) err
 		return fmt.Errorf("to another program: %w", err)
 	} else if err := same(again, got); err != nil {
 		return fmt.Errorf("to another program: %w", err)
+	} else {
+		free(again)
 	}
 	if err := s.resume(h); err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
 	after, err := s.readInUse(h, leaf)
+	defer free(after)
 	if err == nil {
 		err = same(after, got)
 	}

@@ -8,11 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"path"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -216,53 +214,6 @@ func library(h *sim.Host) *ops.Library {
 
 func ref(lib *ops.Library, host string) ops.Ref { return lib.Top(strings.TrimPrefix(host, "/vms/")) }
 
-// disks are what [read] fills again, once they were given to free.
-var disks sync.Pool
-
-func free(b []byte) { disks.Put(&b) }
-
-// read is the whole disk of an image, through its chain.
-func read(lib *ops.Library, host string) ([]byte, error) {
-	h, err := lib.Open(ref(lib, host), ops.Read)
-	if err != nil {
-		return nil, err
-	}
-	var b []byte
-	if p, ok := disks.Get().(*[]byte); ok && int64(cap(*p)) >= h.Size() {
-		b = (*p)[:h.Size()]
-	} else {
-		b = make([]byte, h.Size())
-	}
-	n, err := h.ReadAt(b, 0)
-	if n == len(b) && err == io.EOF {
-		err = nil
-	}
-	if n < len(b) && err == nil {
-		err = io.ErrUnexpectedEOF
-	}
-	return b, errors.Join(err, h.Close())
-}
-
-// opens tells whether an image can be read to its end.
-func opens(lib *ops.Library, host string) error {
-	b, err := read(lib, host)
-	free(b)
-	return err
-}
-
-// shows tells whether the whole disk of an image reads as want.
-func shows(lib *ops.Library, host string, want []byte) error {
-	b, err := read(lib, host)
-	defer free(b)
-	if err == nil {
-		err = same(b, want)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", host, err)
-	}
-	return nil
-}
-
 // operation is a row of the table.
 func operation(name string) *ops.Op {
 	for _, op := range ops.All {
@@ -342,19 +293,6 @@ func nothingLeft(h *sim.Host) error {
 				left, err := h.Dir(dir).List(e.Name)
 				return errors.Join(err, fmt.Errorf("%w in %s: %v", errLeft, dir, left))
 			}
-		}
-	}
-	return nil
-}
-
-func same(got, want []byte) error {
-	if len(got) != len(want) {
-		return fmt.Errorf("%d bytes, want %d", len(got), len(want))
-	}
-	for i := 0; i < len(got); i += 512 {
-		end := min(i+512, len(got))
-		if !bytes.Equal(got[i:end], want[i:end]) {
-			return fmt.Errorf("sector %d reads as %x…, want %x…", i/512, got[i:i+8], want[i:i+8])
 		}
 	}
 	return nil
