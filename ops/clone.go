@@ -1,6 +1,9 @@
 package ops
 
-import "errors"
+import (
+	"errors"
+	"path"
+)
 
 // Cloner is a [File] of a host whose files can share space.
 type Cloner interface {
@@ -9,6 +12,14 @@ type Cloner interface {
 	// nothing is durable before a sync. errors.ErrUnsupported where the host
 	// cannot, or not for these files and numbers: then nothing has changed.
 	Clone(off int64, src File, from, n int64) error
+}
+
+// SpaceSharer is a [Dir] that can tell, without a try, whether its files can share
+// space.
+type SpaceSharer interface {
+	// SharesSpace tells whether [Cloner] works between files of the file system of
+	// directory name; false where that is not known.
+	SharesSpace(name string) bool
 }
 
 // clonePage is what places in files must be multiples of, in bytes; a host may want
@@ -20,12 +31,8 @@ const clonePage = 4096
 // a write to them never lacks it.
 func (c *copier) clone(off, n int64) (int64, error) {
 	src, isImage := c.src.(*Handle)
-	dst, isRaw := c.dst.(rawFile)
+	dst, isRaw := c.dst.(Cloner)
 	if !isImage || !isRaw || c.noClones || off%clonePage != 0 {
-		return 0, nil
-	}
-	host, ok := dst.File.(Cloner)
-	if !ok {
 		return 0, nil
 	}
 	f, pos, n, err := src.place(off, min(n, src.Size()-off))
@@ -33,12 +40,49 @@ func (c *copier) clone(off, n int64) (int64, error) {
 	if err != nil || n == 0 || pos%clonePage != 0 {
 		return 0, err
 	}
-	err = host.Clone(off, f, pos, n)
+	err = dst.Clone(off, f, pos, n)
 	if errors.Is(err, errors.ErrUnsupported) {
 		c.noClones = true
-		return 0, nil
+		return 0, c.mustShare
 	}
 	return n, err
+}
+
+// Clone implements [Cloner] where the host's file does.
+func (f rawFile) Clone(off int64, src File, from, n int64) error {
+	if host, ok := f.File.(Cloner); ok {
+		return host.Clone(off, src, from, n)
+	}
+	return errors.ErrUnsupported
+}
+
+// sharer is a [counter] of a copy that shares what it can: that takes a piece of the
+// host's own books.
+type sharer struct {
+	*counter
+	shared, shares int64 // bytes, and pieces of them
+}
+
+// Clone counts; the walk of a copy calls it, one piece after the other.
+func (s *sharer) Clone(_ int64, _ File, _, n int64) error {
+	s.shared, s.shares = s.shared+n, s.shares+1
+	return nil
+}
+
+// sharesSpace tells whether a raw file that is made here can share space with src.
+func (t *target) sharesSpace(src source) bool {
+	image, isImage := src.(*Handle)
+	folder := path.Dir(t.ref.Name)
+	d, canTell := t.ref.Dir.(SpaceSharer)
+	if t.format != nil || !isImage || !canTell || !d.SharesSpace(folder) {
+		return false
+	}
+	here, err := t.ref.Dir.Stat(folder)
+	if err != nil {
+		return false
+	}
+	there, err := image.Stat()
+	return err == nil && here.ID.Dev == there.ID.Dev
 }
 
 // place is where the file of the image itself stores the run of data at off, of an

@@ -74,7 +74,8 @@ type copier struct {
 	dst  sink
 	size int64 // of the new image; what src lacks are zeros
 
-	noClones bool // the host has refused one
+	noClones  bool  // the host has refused one
+	mustShare error // why it must not; nil where there is space for a copy
 
 	progress func(done, all int64) // may be nil; called by one worker at a time
 	mu       struct {

@@ -13,6 +13,7 @@ import (
 	"vhdfs/ops"
 	"vhdfs/test/fixture"
 	"vhdfs/test/sim"
+	"vhdfs/vhdx"
 )
 
 // Whatever changes something can be asked what it would do.
@@ -130,6 +131,62 @@ func TestSpaceIsCheckedFirst(t *testing.T) {
 			dry := w.ask(tt.op, "s.vhdx", tt.request+" dryrun=true")
 			require.ErrorIs(t, dry.Err, syscall.ENOSPC)
 			require.Greater(t, fieldOf(dry, "SpaceNeeded"), fieldOf(dry, "SpaceFree"))
+		})
+	}
+}
+
+// A host that says that its files can share space, and keeps its word or does not.
+type sharingDir struct {
+	ops.Dir
+	clones bool
+}
+
+func (d sharingDir) SharesSpace(string) bool { return true }
+
+func (d sharingDir) Create(name string, perm uint32) (ops.File, error) {
+	f, err := d.Dir.Create(name, perm)
+	if d.clones && err == nil {
+		f = sharingFile{f}
+	}
+	return f, err
+}
+
+// sharingFile clones into a hole.
+type sharingFile struct{ ops.File }
+
+func (sharingFile) Clone(_ int64, _ ops.File, _, _ int64) error { return nil }
+
+// What a raw file shares with the image needs no space. Where there is too little for
+// a copy, a host that does not share after all ends it before it has begun.
+func TestSharedSpaceIsNotNeeded(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		clones bool
+		free   int64
+		short  bool
+	}{
+		{"shares", true, mib / 2, false},
+		{"shares, with less than its books take", true, 4 << 10, true},
+		{"does not share after all", false, mib / 2, true},
+		{"does not share, and has space", false, 16 * mib, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := makingWorld(t)
+			w.put("/vms/s.vhdx", zerosInside())
+			o := w.options()
+			o.Top, o.Formats = sharingDir{w.dirs["/vms"], tt.clones}, []*ops.Format{vhdx.Format}
+			w.lib = ops.NewLibrary(o)
+			w.host.SetCapacity(w.host.Used() + tt.free)
+			dry := w.ask("convert", "s.vhdx", "path=n.raw dryrun=true")
+			require.Less(t, fieldOf(dry, "SpaceNeeded"), int64(mib/2))
+			a := w.ask("convert", "s.vhdx", "path=n.raw")
+			if !tt.short {
+				require.NoError(t, a.Err)
+				return
+			}
+			require.ErrorIs(t, a.Err, syscall.ENOSPC)
+			require.Regexp(t, `/vms/n\.raw needs \d+ bytes, the host has \d+ left`, a.Sentence())
+			require.Equal(t, []string{"s.vhdx"}, w.hostNames("/vms"))
 		})
 	}
 }

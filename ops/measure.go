@@ -53,7 +53,8 @@ const perPiece = 4 << 10
 // plan is what making the image, filled from src unless that is nil, would take.
 // Parameters that the format refuses are refused here. The space is counted from
 // the map of the source, in which stored zeros are content; only where that does
-// not fit is the source read.
+// not fit is the source read. What a raw file shares with the source takes no space:
+// where that is needed to fit, [target.make] goes on only as long as the host shares.
 func (t *target) plan(ctx context.Context, src source) (Plan, error) {
 	p := Plan{Makes: []string{t.ref.Path()}, Size: t.spec.Size}
 	var m measure
@@ -72,11 +73,16 @@ func (t *target) plan(ctx context.Context, src source) (Plan, error) {
 	if src == nil {
 		return p, nil
 	}
+	shares := t.sharesSpace(src)
 	count := func(read bool) error {
-		n, pieces, err := t.content(ctx, src, read)
-		p.Move = n
+		total, err := t.content(ctx, src, read, shares)
+		p.Move = total.n
 		if t.spec.Type != Fixed { // else the content lies in what is laid out
-			p.Need = m.used + min(n+pieces*perPiece, math.MaxInt64-m.used)
+			p.Need = m.used + min(total.n+(total.pieces+total.shares)*perPiece, math.MaxInt64-m.used)
+		}
+		t.mustShare = nil
+		if all := p.Need + total.shared; all > p.Free {
+			t.mustShare = &noSpace{what: t.ref.Path(), need: all, free: p.Free}
 		}
 		return err
 	}
@@ -86,14 +92,17 @@ func (t *target) plan(ctx context.Context, src source) (Plan, error) {
 	return p, count(true)
 }
 
-// content is how many bytes a copy would store at most, and in how many pieces;
-// exactly, if the source is read for it.
-func (t *target) content(ctx context.Context, src source, read bool) (n, pieces int64, err error) {
-	var total counter
-	c := t.copier(src, &total)
+// content is how much a copy would store at most, and share if it can; exactly, if the
+// source is read for it.
+func (t *target) content(ctx context.Context, src source, read, shares bool) (sharer, error) {
+	total := sharer{counter: &counter{}}
+	c := t.copier(src, total.counter)
+	if shares {
+		c.dst = &total
+	}
 	if read {
-		err = c.run(ctx)
-		return total.n, total.pieces, err
+		err := c.run(ctx)
+		return total, err
 	}
 	list, done := make(chan piece), make(chan struct{})
 	go func() {
@@ -102,10 +111,10 @@ func (t *target) content(ctx context.Context, src source, read bool) (n, pieces 
 			total.add(p.n)
 		}
 	}()
-	err = c.walk(ctx, list)
+	err := c.walk(ctx, list)
 	close(list)
 	<-done
-	return total.n, total.pieces, err
+	return total, err
 }
 
 // counter is a [sink] that keeps nothing but how much it was given.

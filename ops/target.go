@@ -39,6 +39,8 @@ type target struct {
 	spec   CreateSpec
 	parent *Handle // of a differencing one, nil of others; kept from being written
 	set    *Ref    // the set that the image is to be the disk of; nil without one
+
+	mustShare error // why there is too little space for a copy that shares none; nil where there is enough
 }
 
 // newTarget reads what a request says of the image to be made, and that its
@@ -304,7 +306,7 @@ func (t *target) write(ctx context.Context, f File, src source, progress func(do
 
 // copier copies src to what is to be the image's content.
 func (t *target) copier(src source, to sink) *copier {
-	c := &copier{lib: t.lib, name: t.ref.Path(), src: src, dst: to, size: t.spec.Size}
+	c := &copier{lib: t.lib, name: t.ref.Path(), src: src, dst: to, size: t.spec.Size, mustShare: t.mustShare}
 	if t.parent != nil {
 		c.base = t.parent
 	}

@@ -3,30 +3,66 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"vhdfs/test/e2e"
 	"vhdfs/test/mount"
 	"vhdfs/test/need"
 )
 
-// Where the host can let files share space a raw file shares what the image itself
-// stores, and neither sees what is written to the other later.
-func TestConversionsShareSpace(t *testing.T) {
+// onXFS is a folder on an XFS of its own, made with these metadata options.
+func onXFS(t *testing.T, options string) string {
+	t.Helper()
 	need.Loop(t)
 	need.Tool(t, "mkfs.xfs")
-	need.Tool(t, "filefrag")
 	top := t.TempDir()
 	device, dir := filepath.Join(top, "device"), filepath.Join(top, "host")
 	require.NoError(t, os.WriteFile(device, nil, 0o600))
 	require.NoError(t, os.Truncate(device, 512<<20))
 	require.NoError(t, os.Mkdir(dir, 0o700))
-	mount.Tool(t, "mkfs.xfs", "-q", "-m", "reflink=1", device)
+	mount.Tool(t, "mkfs.xfs", "-q", "-m", options, device)
 	mount.MountFS(t, mount.Loop(t, device), dir, "xfs", "")
+	return dir
+}
 
+// On a host that is nearly full what is shared is not asked for; one that cannot
+// share asks for all of it, and begins nothing.
+func TestSpaceOfConversionsThatShare(t *testing.T) {
+	for options, shares := range map[string]bool{"reflink=1": true, "reflink=0": false} {
+		t.Run(options, func(t *testing.T) {
+			dir := onXFS(t, options)
+			data := noise(0, 128*mib, 5)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "disk.raw"), data.Data, 0o600))
+			said, err := e2e.Command(t, dir, "create", "fixed.vhd", "type=fixed", "source=disk.raw")
+			require.NoError(t, err, said)
+			var st unix.Statfs_t
+			require.NoError(t, unix.Statfs(dir, &st))
+			mount.Tool(t, "fallocate", "-l", strconv.FormatInt(int64(st.Bavail)*st.Bsize-64*mib, 10), filepath.Join(dir, "full"))
+			said, err = e2e.Command(t, dir, "convert", "fixed.vhd", "copy.raw")
+			if !shares {
+				require.Error(t, err)
+				require.Regexp(t, `copy.raw needs \d+ bytes, the host has \d+ left`, said)
+				require.NoFileExists(t, filepath.Join(dir, "copy.raw"))
+				return
+			}
+			require.NoError(t, err, said)
+			got, err := os.ReadFile(filepath.Join(dir, "copy.raw"))
+			require.NoError(t, err)
+			same(t, data.Data, got)
+		})
+	}
+}
+
+// Where the host can let files share space a raw file shares what the image itself
+// stores, and neither sees what is written to the other later.
+func TestConversionsShareSpace(t *testing.T) {
+	need.Tool(t, "filefrag")
+	dir := onXFS(t, "reflink=1")
 	const size = 32 * mib
 	data := noise(0, size, 5)
 	clear(data.Data[3*mib : 4*mib])
