@@ -203,8 +203,23 @@ func all(h *ops.Handle) ([]byte, error) {
 	return b, err
 }
 
-// check compares the disk and every snapshot with the model.
-func (s *scene) check() error {
+// check compares the disk and every snapshot with the model. What was compared stays
+// open until all was: most states share most of their files.
+func (s *scene) check() (err error) {
+	var open []*ops.Handle
+	defer func() {
+		for _, h := range open {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	compare := func(r ops.Ref, want []byte) error {
+		h, err := s.lib.Open(r, ops.Read)
+		if err != nil {
+			return err
+		}
+		open = append(open, h)
+		return reads(h, want)
+	}
 	found, err := s.lib.Inspect(s.lib.Top(setName))
 	if err == nil {
 		err = found.Err
@@ -215,14 +230,14 @@ func (s *scene) check() error {
 	if len(found.Set.Snapshots) != len(s.snaps)+len(s.refs) {
 		return fmt.Errorf("%d snapshots, want %d and %d", len(found.Set.Snapshots), len(s.snaps), len(s.refs))
 	}
-	if err := s.same(s.lib.Top(setName), s.leaf); err != nil {
+	if err := compare(s.lib.Top(setName), s.leaf); err != nil {
 		return fmt.Errorf("the disk: %w", err)
 	}
 	for _, n := range found.Set.Snapshots {
 		if n.Path == "" {
 			continue
 		}
-		if err := s.same(s.lib.Top(n.Path), s.snaps[n.Label]); err != nil {
+		if err := compare(s.lib.Top(n.Path), s.snaps[n.Label]); err != nil {
 			return fmt.Errorf("snapshot %s: %w", n.Label, err)
 		}
 	}
