@@ -44,7 +44,6 @@ func (c *content) writeBack(opened ops.Ref) error {
 // cached. NotifyContent needs the mount's device and cannot run apart; like
 // dropLost it waits for writes under way, though not for ever.
 func (m *mount) Replaced(id ops.FileID) error {
-	m.forgetSeen(id)
 	for _, h := range m.opened(id) {
 		for try := 0; h.pages.lost.writes.Load() > 0 && try < waitTries; try++ {
 			time.Sleep(waitStep)

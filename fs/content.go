@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,7 +21,6 @@ type content struct {
 	first  names  // of its first look-up
 	gen    uint32 // see pages
 	window window
-	stat   ops.FileStat // of its first look-up
 }
 
 var (
@@ -54,18 +52,10 @@ type contentHandle struct {
 	write  bool
 	opener uint32 // the process that opened it
 	device bool   // the daemon itself opened it: for an attached image's block device, or to write back
-
-	drops bool        // the kernel drops its pages with this open
-	told  atomic.Bool // that it has
 }
 
 // content makes the node of a window of an image, by a stat of its file alone.
 func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, error) {
-	return m.contentAgain(found, w, nil)
-}
-
-// contentAgain is content for a thread that looks again for what is parked for it.
-func (m *mount) contentAgain(found *ops.Found, w window, again *parked) (node, gofs.StableAttr, error) {
 	c := &content{m: m, first: names{image: found.Ref, host: found.Ref}, window: w}
 	st := found.Stat
 	if found.Set != nil && found.Err == nil {
@@ -75,8 +65,8 @@ func (m *mount) contentAgain(found *ops.Found, w window, again *parked) (node, g
 			return nil, gofs.StableAttr{}, err
 		}
 	}
-	c.file, c.isSet, c.stat = found.Stat.ID, found.Set != nil, st
-	c.gen = m.look(c.file, &st, w, c.first, again)
+	c.file, c.isSet = found.Stat.ID, found.Set != nil
+	c.gen = m.look(c.file, &st, w, c.first)
 	return c, gofs.StableAttr{Ino: nodeIno(c.file.Ino), Gen: nodeGen(c.file.Dev, c.gen)}, nil
 }
 
@@ -98,7 +88,7 @@ func (c *content) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOu
 	if err != nil || c.isSet || st.ID != c.file {
 		h := c.anyHandle(false)
 		if h == nil && (err != nil || !c.isSet) {
-			return c.fillAttr(out, &c.stat) // as it was: an open says what it is now
+			return syscall.ESTALE
 		}
 		if h == nil {
 			return c.fillAttr(out, &st)
@@ -178,7 +168,8 @@ func (c *content) anyHandle(write bool) *contentHandle {
 }
 
 // Open implements [gofs.NodeOpener]: it opens the image and its parents, or
-// joins those who have it open. Pages are kept unless they may be wrong (see pages).
+// joins those who have it open. Pages are kept always: a node under which they
+// may be wrong is not opened (see pages).
 func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	h, err := c.open(ctx, flags&syscall.O_ACCMODE != syscall.O_RDONLY)
 	if err != nil {
@@ -191,9 +182,6 @@ func (c *content) Open(ctx context.Context, flags uint32) (gofs.FileHandle, uint
 	c.m.counted.opens.Add(1)
 	if c.m.opts.Cache == CacheNone {
 		return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
-	}
-	if h.drops {
-		return h, 0, 0
 	}
 	return h, fuse.FOPEN_KEEP_CACHE, 0
 }
@@ -209,57 +197,51 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	caller, known := fuse.FromContext(ctx)
 	device := known && ownThread(caller.Pid)
 	if device && write { // nothing else of the daemon's writes to its own mount
+
 		access |= ops.ForDevice
 	}
-	again := c.m.unpark(caller)
 	v, err := c.m.admit(c, write)
-	c.m.unpin(again)
-	if err != nil && err != errLookAgain {
-		c.m.closeParked(again)
+	if err != nil {
 		return nil, err
 	}
 	image := c.names().image
+	disk, err := c.m.lib.Open(image, access)
+	if err != nil {
+		c.m.dismiss(v, write)
+		return nil, err
+	}
+	h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write}
+	h.device = device
+	if known {
+		h.opener = caller.Pid
+	}
 	at := time.Now()
-	disk, taken, oerr := c.openOr(again, image, access)
-	if oerr != nil {
-		if err == nil {
-			c.m.dismiss(v, write)
-		}
-		return nil, oerr
-	}
-	if err == nil {
-		h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write, device: device}
-		if known {
-			h.opener = caller.Pid
-		}
-		s := stampOf(disk.Layers())
-		if taken && !s.startsWith(again.stat) { // it is as it was when it was parked
-			s = nil
-		}
-		if err = c.m.settle(c, h, s, at, taken); err == nil {
-			if taken && !c.window.fits(disk.Size()) {
-				c.repairSize()
-			}
-			return h, nil
-		}
-	}
-	if !c.m.park(caller, c, image, disk, access) {
+	if err := c.m.settle(c, h, stampOf(disk.Layers()), at); err != nil {
 		if e := disk.Close(); e != nil {
 			c.log().WithError(e).Warn("close")
 		}
+		return nil, err
 	}
-	return nil, err
+	return h, nil
 }
 
 // Release implements [gofs.NodeReleaser]. The kernel has written its dirty pages
 // by now. Nobody is told of an error here; fsync is what promises.
 func (c *content) Release(_ context.Context, f gofs.FileHandle) syscall.Errno {
 	if h, ok := f.(*contentHandle); ok && c.m.leave(h) {
-		if err := h.disk.Close(); err != nil {
+		if err := c.m.close(h); err != nil {
 			c.log().WithError(err).Error("close")
 		}
 	}
 	return 0
+}
+
+// close closes a handle that has left its view.
+func (m *mount) close(h *contentHandle) error {
+	layers := h.disk.Layers()
+	err := h.disk.Close()
+	m.rest(h.pages, stampOf(layers))
+	return err
 }
 
 // OnForget implements [gofs.NodeOnForgetter].
@@ -270,12 +252,11 @@ func (m *mount) closeAll() {
 	m.mu.Lock()
 	m.mu.closed = true
 	m.mu.Unlock()
-	m.unparkAll()
 	for _, h := range m.handles() {
 		if !m.leave(h) {
 			continue
 		}
-		if err := h.disk.Close(); err != nil {
+		if err := m.close(h); err != nil {
 			h.node.log().WithError(err).Error("close")
 		}
 	}

@@ -20,7 +20,6 @@ func (c *content) Read(_ context.Context, f gofs.FileHandle, dest []byte, off in
 	if !ok {
 		return nil, syscall.EBADF
 	}
-	c.m.dropped(h)
 	c.m.counted.reads.Add(1)
 	n := h.inside(off, int64(len(dest)))
 	got, err := h.disk.ReadAt(dest[:n], c.window.off+off)

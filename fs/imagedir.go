@@ -17,14 +17,14 @@ func (m *mount) image(p string) *table {
 		m:    m,
 		key:  "image:" + p,
 		stat: func() (*ops.FileStat, error) { st, err := m.stat(p); return &st, err },
-		rows: func(ctx context.Context) ([]row, error) { return m.imageRows(ctx, p) },
+		rows: func(context.Context) ([]row, error) { return m.imageRows(p) },
 	}
 }
 
 // imageRows are the files of an image. One that cannot be opened has them too,
 // so that it can be diagnosed: only what its format and type never have is left
 // out.
-func (m *mount) imageRows(ctx context.Context, p string) ([]row, error) {
+func (m *mount) imageRows(p string) ([]row, error) {
 	ref := m.lib.Top(p)
 	found, err := m.lib.Inspect(ref)
 	if err != nil {
@@ -32,7 +32,7 @@ func (m *mount) imageRows(ctx context.Context, p string) ([]row, error) {
 	}
 	rows := []row{
 		{name: "raw", kind: syscall.S_IFREG, node: func() (node, gofs.StableAttr, error) {
-			return m.raw(ctx, found)
+			return m.content(found, window{length: found.Size})
 		}},
 	}
 	if found.Err == nil {

@@ -47,7 +47,6 @@ type mount struct {
 	mu struct {
 		sync.Mutex
 		disks    map[ops.FileID]*disk
-		parked   map[uint32]*parked // by the thread that looks again
 		controls map[controlKey]*controlState
 		sizes    map[sizeKey]knownSize
 		lastOps  map[string]*ops.Answer // by the image's path
@@ -132,7 +131,6 @@ func newMount(o Options) *mount {
 	}
 	m.oplog = ops.NewOpLog(o.Library.Top(".").Dir, o.ReadOnly)
 	m.mu.disks = map[ops.FileID]*disk{}
-	m.mu.parked = map[uint32]*parked{}
 	m.mu.lastOps = map[string]*ops.Answer{}
 	m.mu.sizes = map[sizeKey]knownSize{}
 	m.mu.controls = map[controlKey]*controlState{}

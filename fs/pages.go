@@ -24,22 +24,16 @@ type window struct {
 }
 
 // pages is a view: a window of a disk as the kernel knows it. Its generation is in the
-// identity of its node: as long as it stays, the size that the kernel has is right. A new
-// one begins
+// identity of its node: as long as it stays, every page that the kernel has is
+// right. A new one begins
 //
 //   - at a LOOKUP while nobody has the view open, when size or times of the host
-//     file, or the window, are not what they were: the kernel keeps the times that it
-//     knows;
-//   - at a first open, when the file is another one, or of another size, than the node
-//     stands for: that open answers ESTALE, and the kernel looks the name up again, once:
-//     see parked.
-//
-// The first open of a node of another generation makes that the view's again.
-//
-// Pages that the kernel has may be wrong at a first open: when the file or a parent is
-// not what it was before the first of them was read, when its times were too fresh then
-// to tell later changes, when bytes may be missing, and under a node of another
-// generation. Then every open drops all pages, until one of them is known to be over.
+//     file, or the window, are not what they were;
+//   - at a first open, when the file or a parent is not what it was before the kernel
+//     read the first of its pages: that open answers ESTALE, and the kernel looks the
+//     name up again;
+//   - at a last close, when it is not, or when the times of the file were too fresh
+//     at the first open to tell later changes, or when bytes may be missing.
 //
 // What is looked at when the kernel has read its pages proves nothing: RELEASE comes
 // late, and what changed until then would seem to be what was read. A write through
@@ -50,11 +44,9 @@ type pages struct {
 	names   names  // of the last look-up
 	handles []*contentHandle
 	pending int   // opens under way
-	pinned  int   // look-ups of threads that look again, whose opens are to come
 	writing int   // of handles and pending, those for writing
 	first   stamp // of the chain, before the first of the handles; empty when it does not show every later change
 	seen    stamp // of the chain as long as every page is right; empty when none is known to be; nil: there is none
-	drop    bool  // a page may be wrong: every open drops all of them
 	lost    losses
 	fixing  bool // a truncation of our own raw is under way
 
@@ -63,7 +55,7 @@ type pages struct {
 	followed  chan struct{} // closed when there is none any more; nil without
 }
 
-func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 && v.pinned == 0 }
+func (v *pages) idle() bool { return len(v.handles) == 0 && v.pending == 0 }
 
 // stamp is what the files of a chain looked like, the image's own first; nil
 // when nothing is known.
@@ -115,46 +107,24 @@ func nodeGen(dev uint64, gen uint32) uint64 {
 	return uint64(unix.Major(dev)<<20|unix.Minor(dev)&0xfffff)<<32 | uint64(gen)
 }
 
-// renewLocked begins a new generation, of which the kernel has no pages.
+// renewLocked begins a new generation.
 func (m *mount) renewLocked(v *pages) {
 	m.mu.lastGen++
 	v.gen = m.mu.lastGen
-	v.seen, v.drop = nil, false
+	v.seen = nil
 }
 
-// reviveLocked makes a node of another generation its view's, where nobody has that
-// open; nil where somebody has.
-func (c *content) reviveLocked() *pages {
-	d := c.m.diskLocked(c.file)
-	v := d.windows[c.window.part]
-	switch {
-	case v == nil:
-		v = &pages{names: c.first}
-		d.windows[c.window.part] = v
-	case !v.idle() || v.growing:
-		return nil
-	}
-	v.gen, v.window, v.seen = c.gen, c.window, stamp{}
-	return v
-}
-
-func (m *mount) diskLocked(id ops.FileID) *disk {
+// look answers a LOOKUP of a window: the generation of its node. st is the host
+// file, which nobody can have changed unseen while the view is open; id is its
+// identity, or that of the set whose disk it is.
+func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names) uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	d := m.mu.disks[id]
 	if d == nil {
 		d = &disk{windows: map[int]*pages{}}
 		m.mu.disks[id] = d
 	}
-	return d
-}
-
-// look answers a LOOKUP of a window: the generation of its node. st is the host
-// file, which nobody can have changed unseen while the view is open; id is its
-// identity, or that of the set whose disk it is. again, if not nil, is what is
-// parked for the thread that looks: no other node gets the view before its open.
-func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names, again *parked) uint32 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	d := m.diskLocked(id)
 	v := d.windows[w.part]
 	if v == nil {
 		v = &pages{window: w}
@@ -168,18 +138,13 @@ func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names, again *
 		}
 		v.window = w
 	}
-	if again != nil && again.view == nil && !again.taken {
-		again.view = v
-		v.pinned++
-	}
 	return v.gen
 }
 
 // admit makes room for an open of c and pins its view. raw and the partitions
 // are two views of the same bytes with a cache each: while one is open for
 // writing the other cannot be opened, which is asked for a second because
-// RELEASE comes late. ESTALE when c is not the node of its view, and somebody has that
-// open.
+// RELEASE comes late. ESTALE when c is not the current node of its view.
 func (m *mount) admit(c *content, write bool) (*pages, error) {
 	for try := 0; ; try++ {
 		v, err := m.tryAdmit(c, write)
@@ -200,16 +165,11 @@ func (m *mount) tryAdmit(c *content, write bool) (*pages, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := c.viewLocked()
-	switch {
-	case m.mu.closed:
+	if v == nil || m.mu.closed {
 		return nil, errLookAgain
-	case m.mu.stopping:
-		return nil, errStopping
-	case v == nil:
-		v = c.reviveLocked()
 	}
-	if v == nil {
-		return nil, errLookAgain
+	if m.mu.stopping {
+		return nil, errStopping
 	}
 	for part, other := range m.mu.disks[c.file].windows {
 		if (part == 0) == (c.window.part == 0) {
@@ -240,12 +200,11 @@ func (v *pages) dismissLocked(write bool) {
 	}
 }
 
-// settle turns an admitted open into a handle of its view. A first open that finds
-// another file than the kernel's node stands for is ESTALE, and one of another size,
-// unless the size is what the thread that looks again was told: the name leads to a new
-// node then. The caller closes h after an error, or parks it.
+// settle turns an admitted open into a handle of its view. A first open that
+// finds another chain, or another size, than the kernel has pages for is ESTALE:
+// the name leads to a new node then. The caller closes h after an error.
 // s is the chain as it was at the time at, or a little later.
-func (m *mount) settle(c *content, h *contentHandle, s stamp, at time.Time, again bool) error {
+func (m *mount) settle(c *content, h *contentHandle, s stamp, at time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := h.pages
@@ -254,36 +213,20 @@ func (m *mount) settle(c *content, h *contentHandle, s stamp, at time.Time, agai
 		return errLookAgain
 	}
 	if len(v.handles) == 0 {
-		if h.disk.CacheID() != c.file || !again && !c.window.fits(h.disk.Size()) {
+		other := len(s) == 0 || h.disk.CacheID() != c.file || !c.isSet && s[0].ID != c.file
+		changed := v.seen != nil && !v.seen.same(s)
+		if other || changed || !c.window.fits(h.disk.Size()) {
 			v.dismissLocked(h.write)
-			if v.idle() { // else another thread comes back for this node
-				m.renewLocked(v)
-			}
+			m.renewLocked(v)
 			return errLookAgain
 		}
-		if !c.isSet && len(s) > 0 && s[0].ID != c.file { // its name is another file's by now
-			s = nil
-		}
-		v.drop = v.seen != nil && (len(s) == 0 || !v.seen.same(s))
 		if v.first = s; !s.proves(at) {
 			v.first = stamp{}
 		}
 	}
 	v.pending--
-	h.drops = v.drop
 	v.handles = append(v.handles, h)
 	return nil
-}
-
-// dropped notes that the open of a handle is over, and what it was to drop with it: the
-// kernel has sent a request on it.
-func (m *mount) dropped(h *contentHandle) {
-	if !h.drops || h.told.Swap(true) {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h.pages.drop = false
 }
 
 // fits tells whether the window is what a disk of size bytes has there.
@@ -308,31 +251,26 @@ func (m *mount) leave(h *contentHandle) bool {
 	if h.write {
 		v.writing--
 	}
-	if h.drops && !h.told.Swap(true) {
-		v.drop = false
-	}
-	if len(v.handles) == 0 {
-		if v.seen = v.first; v.lost.err != nil {
-			v.lost.err, v.seen = nil, stamp{}
-			if v.idle() { // the size that the kernel has may be wrong, too
-				m.renewLocked(v)
-			}
+	if v.idle() {
+		if v.lost.err != nil {
+			v.lost.err = nil
+			m.renewLocked(v)
 		}
+		v.seen = v.first
 	}
 	return true
 }
 
-// forgetSeen is for what changed the content of a disk: views that nobody has open, or
-// not yet, are of what it was.
-func (m *mount) forgetSeen(id ops.FileID) {
+// rest compares the chain, after a handle was closed, with what the pages are of. What
+// the session wrote shows in its times, too.
+func (m *mount) rest(v *pages, s stamp) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if d := m.mu.disks[id]; d != nil {
-		for _, v := range d.windows {
-			if v.seen != nil {
-				v.seen = stamp{}
-			}
-		}
+	if !v.idle() || v.seen == nil { // nil: it began anew since, and the kernel has no pages of it
+		return
+	}
+	if len(v.seen) == 0 || !v.seen.same(s) {
+		m.renewLocked(v)
 	}
 }
 
