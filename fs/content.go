@@ -59,11 +59,11 @@ func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, erro
 	c := &content{m: m, first: names{image: found.Ref, host: found.Ref}, window: w}
 	st := found.Stat
 	if found.Set != nil && found.Err == nil {
-		c.first.host = found.Leaf
 		var err error
-		if st, err = found.Leaf.Dir.Stat(found.Leaf.Name); err != nil {
+		if found, st, err = m.lib.Active(found); err != nil {
 			return nil, gofs.StableAttr{}, err
 		}
+		c.first.host = found.Leaf
 	}
 	c.file, c.isSet = found.Stat.ID, found.Set != nil
 	c.gen = m.look(c.file, &st, w, c.first)

@@ -1,43 +1,79 @@
 package ops
 
-import "errors"
+import (
+	"errors"
+	iofs "io/fs"
+)
+
+// leafAttempts is how often the active disk of a set is asked for: it may be discarded
+// between the look at the set and the look at its file.
+const leafAttempts = 8
 
 // acquireLeaf opens the active disk of a set. Once it is locked the set is asked
 // again: another one may have become it just before.
 func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
-	const attempts = 8
-	for range attempts {
-		found, err := h.lib.Inspect(r)
-		if err == nil {
-			err = found.Err
+	var gone error
+	for range leafAttempts {
+		e, err := h.tryLeaf(r)
+		if gone = nil; errors.Is(err, iofs.ErrNotExist) {
+			gone = err
+			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		h.set, h.ref, h.access = found, found.Leaf, NoFollow
-		e, err := h.lib.acquire(found.Leaf, NoFollow)
-		if errors.Is(err, errIsSet) {
-			err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
-		}
-		if err != nil {
-			return nil, err
-		}
-		again, err := h.lib.Inspect(r)
-		if err == nil && again.Err == nil && again.Leaf.Name == found.Leaf.Name {
-			info, _, err := e.describe()
-			if err == nil { // what was opened may be another file than what was looked at
-				err = again.Set.judge(found.Leaf, again.Set.Leaf, info)
-			}
-			if err != nil {
-				err = errors.Join(err, h.lib.release(e))
-			}
+		if e != nil || err != nil {
 			return e, err
 		}
-		if err = errors.Join(err, h.lib.release(e)); err != nil {
-			return nil, err
-		}
+	}
+	if gone != nil {
+		return nil, gone
 	}
 	return nil, Errorf(ErrBusy, StatusOwned, "%s: its active disk changes all the time", r.Path())
+}
+
+// tryLeaf is acquireLeaf once; nil and no error where the active disk changed.
+func (h *Handle) tryLeaf(r Ref) (*Engine, error) {
+	found, err := h.lib.Inspect(r)
+	if err == nil {
+		err = found.Err
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.set, h.ref, h.access = found, found.Leaf, NoFollow
+	e, err := h.lib.acquire(found.Leaf, NoFollow)
+	if errors.Is(err, errIsSet) {
+		err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
+	}
+	if err != nil {
+		return nil, err
+	}
+	again, err := h.lib.Inspect(r)
+	if err == nil && again.Err == nil && again.Leaf.Name == found.Leaf.Name {
+		info, _, err := e.describe()
+		if err == nil { // what was opened may be another file than what was looked at
+			err = again.Set.judge(found.Leaf, again.Set.Leaf, info)
+		}
+		if err != nil {
+			err = errors.Join(err, h.lib.release(e))
+		}
+		return e, err
+	}
+	return nil, errors.Join(err, h.lib.release(e))
+}
+
+// Active is a set as it is now, and the file of its active disk. found is what was
+// known of it: that disk may have been discarded since.
+func (l *Library) Active(found *Found) (*Found, FileStat, error) {
+	for try := 1; ; try++ {
+		st, err := found.Leaf.Dir.Stat(found.Leaf.Name)
+		if try == leafAttempts || !errors.Is(err, iofs.ErrNotExist) {
+			return found, st, err
+		}
+		again, ierr := l.Inspect(found.Ref)
+		if ierr != nil || again.Err != nil || again.Set == nil {
+			return found, st, err
+		}
+		found = again
+	}
 }
 
 // name is what the handle's file is called now: a set's active disk changes.
