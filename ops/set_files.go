@@ -1,7 +1,6 @@
 package ops
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -87,31 +86,27 @@ func (s *setInUse) isRecorded(name string) error {
 //	change     the old id or the new one
 //	commit     the new id, recorded
 //
-// A change that failed and left the old id is recorded as that.
+// A change that failed may last all the same: nothing is recorded then, until the next
+// snapshot.
 func (s *setInUse) changeDiskID(to GUID, change func() error) error {
 	leaf := s.set.file(s.set.Leaf)
 	if leaf == nil {
 		return change()
 	}
-	was := leaf.DiskID
 	recorded := func(id GUID) error {
 		n := s.next()
 		n.record(n.Leaf, id, GUID{})
 		return s.commit(n)
 	}
-	if !was.IsZero() {
+	if !leaf.DiskID.IsZero() {
 		if err := recorded(GUID{}); err != nil {
 			return err
 		}
 	}
-	err := change()
-	switch {
-	case err == nil:
-		return recorded(to)
-	case errors.Is(err, ErrPoisoned): // it may have either
+	if err := change(); err != nil {
 		return err
 	}
-	return errors.Join(err, recorded(was))
+	return recorded(to)
 }
 
 // checkSet reports files of a set that are not what it records, and snapshots
