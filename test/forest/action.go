@@ -72,6 +72,21 @@ func (f *Forest) run(a *action) error {
 	return f.look()
 }
 
+// look reads all images, through the guest that stays as well.
+func (f *Forest) look() error {
+	view := f.view()
+	if f.user != nil {
+		if err := compareOpen(f.writer, f.user.data); err != nil {
+			return fmt.Errorf("the open disk: %w", err)
+		}
+		if f.former != "" { // its own name is taken as long as the guest stays
+			delete(view, f.user.name)
+			view[f.former] = f.user.data
+		}
+	}
+	return reads(f.lib, view)
+}
+
 // prepare tries the action dry, or cuts it short elsewhere and here.
 func (f *Forest) prepare(a *action) error {
 	cut := f.Cut != Whole && a.refused == nil && !a.once && f.rng.IntN(3) == 0
@@ -102,14 +117,14 @@ func exists(h *sim.Host, name string) bool {
 // judge asks of a host on which an action began, and perhaps ended, that nothing
 // is lost: each image reads as before or as afterwards, those that a merge works on
 // may be shut, but not both ends.
-func (f *Forest) judge(a *action, lib *ops.Library, h *sim.Host, before map[string][]byte) error {
+func (a *action) judge(lib *ops.Library, h *sim.Host, before map[string][]byte) error {
 	open := false // one end of a merge
 	for name, want := range before {
 		allowed := [][]byte{want}
 		if after, ok := a.after[name]; ok {
 			allowed = append(allowed, after)
 		}
-		err, at := f.compare(lib, h, name, allowed...), slices.Index(a.line, name)
+		err, at := compare(lib, name, allowed...), slices.Index(a.line, name)
 		if s := (*shut)(nil); at >= 0 && errors.As(err, &s) {
 			continue
 		}
@@ -124,28 +139,28 @@ func (f *Forest) judge(a *action, lib *ops.Library, h *sim.Host, before map[stri
 	if a.made == "" || !exists(h, a.made) {
 		return nil
 	}
-	return f.reads(lib, h, map[string][]byte{a.made: a.after[a.made]})
+	return reads(lib, map[string][]byte{a.made: a.after[a.made]})
 }
 
 // complete goes on with an action that was cut short.
-func (f *Forest) complete(a *action, lib *ops.Library, h *sim.Host) error {
+func (a *action) complete(lib *ops.Library, h *sim.Host) error {
 	switch {
 	case a.made != "" && exists(h, a.made):
 		return nil
 	case len(a.line) > 0:
-		return f.completeMerge(a, lib, h)
+		return a.completeMerge(lib, h)
 	}
 	return a.do(lib).Err
 }
 
 // completeMerge asks through whichever file is left.
-func (f *Forest) completeMerge(a *action, lib *ops.Library, h *sim.Host) error {
+func (a *action) completeMerge(lib *ops.Library, h *sim.Host) error {
 	at, text := a.line[0], a.request
 	for i := 0; !exists(h, at); i++ {
 		at, text = a.line[i+1], "1"
 	}
 	_, kept := a.after[at]
-	if err := f.compare(lib, h, at, a.after[a.line[len(a.line)-1]]); kept || errors.Is(err, ops.ErrParentMismatch) {
+	if err := compare(lib, at, a.after[a.line[len(a.line)-1]]); kept || errors.Is(err, ops.ErrParentMismatch) {
 		if p, err := lib.MergePending(lib.Top(at)); p == nil || err != nil {
 			return err // it was over
 		}

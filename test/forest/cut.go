@@ -37,7 +37,7 @@ func (f *Forest) fail(a *action) error {
 	if answer.Err != nil && at.N == 0 || answer.Err == nil && at.Op == sim.OpSync {
 		return say("that is wrong", errors.ErrUnsupported)
 	}
-	if err := f.judge(a, lib, h, f.view()); err != nil {
+	if err := a.judge(lib, h, f.view()); err != nil {
 		return say("the program that saw it", err)
 	}
 	_ = lib.Close() // what could not end is seen when it is opened again
@@ -46,9 +46,9 @@ func (f *Forest) fail(a *action) error {
 		what string
 		do   func() error
 	}{
-		{"the next program", func() error { return f.judge(a, lib, h, f.view()) }},
-		{"to go on", func() error { return f.complete(a, lib, h) }},
-		{"in the end", func() error { return f.reads(lib, h, a.after) }},
+		{"the next program", func() error { return a.judge(lib, h, f.view()) }},
+		{"to go on", func() error { return a.complete(lib, h) }},
+		{"in the end", func() error { return reads(lib, a.after) }},
 		{"to close", lib.Close},
 	} {
 		if err := next.do(); err != nil {
@@ -75,15 +75,15 @@ func (f *Forest) crash(a *action) error {
 		},
 		Judge: func(h *sim.Host, done bool) error {
 			lib := f.library(h)
-			err := f.judge(a, lib, h, before)
+			err := a.judge(lib, h, before)
 			if done { // what was answered is there
-				err = f.reads(lib, h, a.after)
+				err = reads(lib, a.after)
 			}
 			if err == nil {
-				err = f.complete(a, lib, h)
+				err = a.complete(lib, h)
 			}
 			if err == nil {
-				err = f.reads(lib, h, a.after)
+				err = reads(lib, a.after)
 			}
 			return errors.Join(err, lib.Close())
 		},

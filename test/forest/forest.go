@@ -1,10 +1,8 @@
 // Package forest runs random sequences of everything that a user does to a folder
 // of images, beside a plain model: guests write, children are made, disks are
 // merged, compacted, resized, copied and given other parents, and programs start
-// anew. After each step every image reads as the model says: all of it where a file
-// of its chain was changed since it was read, samples of the others, and in the end
-// everything. The operations are the rows of the table, with requests as a control
-// file takes them.
+// anew. After each step every image reads as the model says. The operations are the
+// rows of the table, with requests as a control file takes them.
 //
 // A step is a number, which decides with the forest as it is what is done: a list
 // of steps can be cut short and run again.
@@ -59,7 +57,6 @@ type Forest struct {
 	former string      // the name of a disk that was merged into that under its hands, "": none
 
 	trail []string // what was done
-	known known    // what was read
 }
 
 // Cut is what happens to operations besides.
@@ -74,7 +71,7 @@ const (
 
 // New is a chain of images as other programs write them, and an empty disk.
 func New(seed uint64, cut Cut) (*Forest, error) {
-	f := &Forest{Cut: cut, host: sim.New(), rng: rand.New(rand.NewPCG(seed, 0xF0)), sector: 512, known: newKnown()}
+	f := &Forest{Cut: cut, host: sim.New(), rng: rand.New(rand.NewPCG(seed, 0xF0)), sector: 512}
 	format := vhd.Format
 	if seed%2 == 0 {
 		format = vhdx.Format
@@ -242,8 +239,7 @@ func (f *Forest) sound() error {
 
 // finish ends all programs and looks once more, as the next one would.
 func (f *Forest) finish() error {
-	f.known = newKnown()
-	return errors.Join(f.restart(), f.sound(), f.reads(f.lib, f.host, f.view()), f.lib.Close())
+	return errors.Join(f.restart(), f.sound(), reads(f.lib, f.view()), f.lib.Close())
 }
 
 // Failure is a step that went wrong.

@@ -117,7 +117,6 @@ func (f *Forest) write() error {
 // space, zeros as bytes, or bytes.
 func (f *Forest) ask(what int, off, n int64) error {
 	d := f.user
-	f.known.ages[&d.data[0]]++
 	part, fill := d.data[off:off+n], byte(1+f.rng.IntN(255))
 	f.trail = append(f.trail, fmt.Sprintf("guest of %s: %s off=%d n=%d fill=%d", d.name, []string{"flush", "zero", "unmap", "write zeros"}[min(what, 3)], off, n, fill))
 	switch what {
@@ -324,7 +323,7 @@ func (f *Forest) gone(a *action, keep bool) error {
 		if !keep {
 			continue
 		}
-		if err := f.compare(f.lib, f.host, name, f.disks[0].data); !errors.Is(err, ops.ErrParentMismatch) {
+		if err := compare(f.lib, name, f.disks[0].data); !errors.Is(err, ops.ErrParentMismatch) {
 			return fmt.Errorf("%s is kept, to open it answers %w", name, err)
 		}
 		if err := f.host.Dir(folder).Remove(name); err != nil {

@@ -1,9 +1,6 @@
 package sim
 
-import (
-	"slices"
-	"sync/atomic"
-)
+import "slices"
 
 const (
 	pageSize   = 4096
@@ -38,12 +35,8 @@ var (
 	}()
 )
 
-// revisions are given to contents as they change, in the order of the changes.
-var revisions atomic.Uint64
-
 // content is the sparse bytes of a file. A page that is missing is a hole.
 type content struct {
-	rev    uint64 // another one after each change; 0: empty. A clone has it, too
 	size   int64
 	stored int64 // pages that are not holes
 	tok    *token
@@ -57,7 +50,7 @@ func newContent() content {
 
 // clone shares all pages; both sides copy what they change from now on.
 func (c *content) clone() content {
-	d := content{rev: c.rev, size: c.size, stored: c.stored, tok: &token{}, chunks: make(map[int64]*chunk, len(c.chunks)), sorted: c.sorted}
+	d := content{size: c.size, stored: c.stored, tok: &token{}, chunks: make(map[int64]*chunk, len(c.chunks)), sorted: c.sorted}
 	c.tok = &token{}
 	for k, ch := range c.chunks {
 		d.chunks[k] = ch
@@ -148,7 +141,6 @@ func (c *content) missing(off, n int64) int64 {
 }
 
 func (c *content) write(p []byte, off int64) {
-	c.rev = revisions.Add(1)
 	for len(p) > 0 {
 		at := off % pageSize
 		n := copy(c.ownPage(off / pageSize).b[at:], p)
@@ -159,7 +151,6 @@ func (c *content) write(p []byte, off int64) {
 
 // truncate sets the size; what lies past a smaller one is gone for good.
 func (c *content) truncate(size int64) {
-	c.rev = revisions.Add(1)
 	if size < c.size {
 		c.punch(size, c.size-size)
 	}
@@ -168,7 +159,6 @@ func (c *content) truncate(size int64) {
 
 // punch drops whole pages of [off, off+n) and clears parts of others.
 func (c *content) punch(off, n int64) {
-	c.rev = revisions.Add(1)
 	end := off + n
 	for _, k := range c.keys() {
 		lo, hi := max(off, k*chunkSize), min(end, (k+1)*chunkSize)
@@ -206,7 +196,6 @@ func (c *content) punchWithin(lo, hi int64) {
 
 // allocate fills the holes of [off, off+n) with stored zeros.
 func (c *content) allocate(off, n int64) {
-	c.rev = revisions.Add(1)
 	end := off + n
 	for i := off / pageSize; i*pageSize < end; {
 		k := i / chunkPages

@@ -286,18 +286,6 @@ func (h *Host) Bytes(hostPath string) Bytes {
 	return Bytes{n}
 }
 
-// Revision is one that no other bytes of a file have, on any host: a file and its
-// clones have the same one until either changes.
-func (h *Host) Revision(hostPath string) (uint64, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n, err := h.lookupLocked(hostPath)
-	if err != nil {
-		return 0, err
-	}
-	return n.rev, nil
-}
-
 // Size is the size of the file in bytes.
 func (b Bytes) Size() int64 { return b.n.size }
 
