@@ -2,6 +2,7 @@ package ops
 
 import (
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"path"
 	"path/filepath"
@@ -14,6 +15,19 @@ const (
 	newFilePerm  = 0o600 // what a guest stores is for its owner
 	stateDirPerm = 0o700
 )
+
+// NameIsFree is fs.ErrExist where a name is taken: what takes long is not begun then.
+// Only [MakeFile] takes the name.
+func NameIsFree(r Ref) error {
+	_, err := r.Dir.Stat(r.Name)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s: %w; nothing is ever overwritten", r.Path(), iofs.ErrExist)
+	case errors.Is(err, iofs.ErrNotExist):
+		return nil
+	}
+	return err
+}
 
 // MakeFile makes a file that has no name before it is whole; fill writes and
 // syncs it. After a crash there is

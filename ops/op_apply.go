@@ -157,10 +157,7 @@ func (a *applying) change() (err error) {
 		return Wrapf(err, ErrParentMissing, StatusParentNotFound, "%q of snapshot %q of %s", a.to.Path, a.to.Name(), s.ref.Path())
 	}
 	defer func() { err = errors.Join(err, lib.release(base)) }()
-	info, _, err := base.describe()
-	if err == nil {
-		err = s.set.judge(base.ref, a.to.Path, info)
-	}
+	info, err := s.set.judged(base, a.to.Path)
 	if err != nil {
 		return err
 	}

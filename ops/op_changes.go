@@ -128,11 +128,7 @@ func (h *Handle) acquireSnapshot(name string) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, _, err := e.describe()
-	if err == nil {
-		err = h.set.Set.judge(e.ref, n.Path, info)
-	}
-	if err != nil {
+	if _, err := h.set.Set.judged(e, n.Path); err != nil {
 		return nil, errors.Join(err, h.lib.release(e))
 	}
 	return e, nil

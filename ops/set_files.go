@@ -47,6 +47,15 @@ func (s *Set) judge(at Ref, name string, info Info) error {
 	return nil
 }
 
+// judged is [Set.judge] of an image that is open, and what that says of itself.
+func (s *Set) judged(e *Engine, name string) (Info, error) {
+	info, _, err := e.describe()
+	if err == nil {
+		err = s.judge(e.ref, name, info)
+	}
+	return info, err
+}
+
 // InspectSnapshot looks at the file that holds a snapshot of a set. ErrChanged
 // where another one is in its place; ErrUsage for a reference without data.
 func (l *Library) InspectSnapshot(set *Found, n *SetSnapshot) (*Found, error) {

@@ -48,14 +48,11 @@ func (h *Handle) tryLeaf(r Ref) (*Engine, error) {
 	}
 	again, err := h.lib.Inspect(r)
 	if err == nil && again.Err == nil && again.Leaf.Name == found.Leaf.Name {
-		info, _, err := e.describe()
-		if err == nil { // what was opened may be another file than what was looked at
-			err = again.Set.judge(found.Leaf, again.Set.Leaf, info)
+		// What was opened may be another file than what was looked at.
+		if _, err := again.Set.judged(e, again.Set.Leaf); err != nil {
+			return nil, errors.Join(err, h.lib.release(e))
 		}
-		if err != nil {
-			err = errors.Join(err, h.lib.release(e))
-		}
-		return e, err
+		return e, nil
 	}
 	return nil, errors.Join(err, h.lib.release(e))
 }

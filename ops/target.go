@@ -119,12 +119,9 @@ func (l *Library) formatFor(name, asked string) (*Format, error) {
 }
 
 func (t *target) nameIsFree() error {
-	_, err := t.ref.Dir.Stat(t.ref.Name)
-	switch {
-	case err == nil:
-		return fmt.Errorf("path=%q: %s: %w; nothing is ever overwritten", t.ref.Name, t.ref.Path(), iofs.ErrExist)
-	case errors.Is(err, iofs.ErrNotExist):
-		return nil
+	err := NameIsFree(t.ref)
+	if errors.Is(err, iofs.ErrExist) {
+		err = fmt.Errorf("path=%q: %w", t.ref.Name, err)
 	}
 	return err
 }

@@ -309,15 +309,15 @@ func (c *compaction) bitmap(i int64, e entry) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	needed := false
-	err := w.scanBAT(i-g.ratio, i, nil, func(_ int64, x entry) bool {
-		needed = x.state() == statePartial
-		return !needed
-	})
-	if c.o.Dry {
-		needed = c.partial > 0
-	}
+	needed := c.o.Dry && c.partial > 0 // what a guest changes meanwhile is not planned
 	c.partial = 0
+	var err error
+	if !c.o.Dry {
+		err = w.scanBAT(i-g.ratio, i, nil, func(_ int64, x entry) bool {
+			needed = x.state() == statePartial
+			return !needed
+		})
+	}
 	if now, nerr := w.entryAt(i); err != nil || nerr != nil || needed || now != e {
 		return errors.Join(err, nerr)
 	}

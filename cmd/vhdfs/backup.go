@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -39,7 +37,7 @@ func backupCommand() *cli.Command {
 			if len(rest) != 1 || values["to"] == "" {
 				return usagef("want vhdfs backup %s", c.Command.ArgsUsage)
 			}
-			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+			ctx, stop := interruptible(c)
 			defer stop()
 			b := &backupRun{ctx: ctx, c: c, image: rest[0], since: values["since"], snapshot: values["snapshot"]}
 			return b.run(values["to"])

@@ -106,7 +106,7 @@ func TestBackupsThatCannotBe(t *testing.T) {
 		{"backup IMAGE to=DIR/x other=1", 2, "want vhdfs backup IMAGE to=FILE"},
 		{"backup IMAGE to=DIR/x to=DIR/y", 2, "to: want one value"},
 		{"backup IMAGE to=DIR", 2, "is a folder"},
-		{"backup IMAGE to=DIR/taken", 2, "nothing is replaced"},
+		{"backup IMAGE to=DIR/taken", 2, "nothing is ever overwritten"},
 		{"backup IMAGE to=DIR/x since=" + gone, 8, "Make a full backup"},
 		{"backup IMAGE to=DIR/x since=nonsense", 2, "want rctX:GUID:NUMBER"},
 		{"backup IMAGE to=DIR/x snapshot=a", 2, "is not a set"},

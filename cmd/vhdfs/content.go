@@ -96,7 +96,11 @@ func openHandle(lib *ops.Library, r ops.Ref, snapshot string) (*ops.Handle, erro
 		if found.Set == nil || found.Set.Snapshot(snapshot) == nil {
 			return nil, ops.Errorf(ops.ErrUsage, 0, "snapshot=%q: %s has none of this label or id", snapshot, r.Path())
 		}
-		r = found.Beside(found.Set.Snapshot(snapshot).Path)
+		data, err := lib.InspectSnapshot(found, found.Set.Snapshot(snapshot))
+		if err != nil {
+			return nil, err
+		}
+		r = data.Ref
 	}
 	return lib.Open(r, ops.Read)
 }

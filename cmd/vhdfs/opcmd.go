@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os/signal"
@@ -48,13 +49,18 @@ func subject(op *ops.Op) string {
 	return "PATH"
 }
 
+// interruptible is a context that the signals end which ask a program to.
+func interruptible(c *cli.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+}
+
 // runOperation carries an operation out. The signals that ask a program to end
 // cancel it.
 func runOperation(c *cli.Context, op *ops.Op) error {
 	if c.NArg() == 0 {
 		return usagef("%s is missing: vhdfs %s %s", subject(op), op.Name, c.Command.ArgsUsage)
 	}
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	ctx, stop := interruptible(c)
 	defer stop()
 	q, err := newRequest(op, c.Args().First(), c.Args().Tail())
 	if err != nil {

@@ -2,10 +2,8 @@ package main
 
 import (
 	"errors"
-	"os/signal"
 	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -40,7 +38,7 @@ func restore(c *cli.Context) (err error) {
 	if len(rest) == 0 || values["to"] == "" {
 		return usagef("want vhdfs restore %s", c.Command.ArgsUsage)
 	}
-	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	ctx, stop := interruptible(c)
 	defer stop()
 	var f folders
 	defer func() { err = errors.Join(err, f.Close()) }()

@@ -105,7 +105,7 @@ func Restore(ctx context.Context, to ops.Ref, from []ops.Ref) (_ Head, err error
 	if last == nil {
 		return Head{}, ops.Errorf(ops.ErrUsage, 0, "no backup to restore from")
 	}
-	if err := free(to); err != nil {
+	if err := ops.NameIsFree(to); err != nil {
 		return Head{}, err
 	}
 	buf := make([]byte, chunk)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 
 	"vhdfs/ops"
 )
@@ -38,7 +37,7 @@ func Create(to ops.Ref, h Head, fill func(*Writer) error) (Totals, error) {
 	h.Format = formatName
 	list := listOf(to)
 	for _, r := range []ops.Ref{to, list} {
-		if err := free(r); err != nil {
+		if err := ops.NameIsFree(r); err != nil {
 			return Totals{}, err
 		}
 	}
@@ -64,18 +63,6 @@ func Create(to ops.Ref, h Head, fill func(*Writer) error) (Totals, error) {
 		err = errors.Join(err, to.Dir.Remove(to.Name))
 	}
 	return totals, err
-}
-
-// free tells whether a name is not taken.
-func free(r ops.Ref) error {
-	_, err := r.Dir.Stat(r.Name)
-	switch {
-	case err == nil:
-		return fmt.Errorf("%s: %w: nothing is replaced", r.Path(), iofs.ErrExist)
-	case errors.Is(err, iofs.ErrNotExist):
-		return nil
-	}
-	return err
 }
 
 // listOf is the map of a backup.
