@@ -132,3 +132,39 @@ func TestBackupsThatCannotBe(t *testing.T) {
 	require.Equal(t, 8, exit)
 	require.Contains(t, stderr, "tracking on begins it")
 }
+
+// A snapshot whose file is another's now is not asked for changes, and not copied.
+func TestNoBackupOfAnotherFile(t *testing.T) {
+	image, write := trackedDisk(t, "d.vhds")
+	for _, label := range []string{"mon", "tue"} {
+		write(5<<20, label)
+		exit, _, stderr := command(t, "snapshot", image, label)
+		require.Zero(t, exit, stderr)
+	}
+	exit, _, stderr := command(t, "apply", image, "mon") // tue is aside now
+	require.Zero(t, exit, stderr)
+	f, err := openFolders(cli.NewContext(newApp(io.Discard, io.Discard), flag.NewFlagSet("", flag.ContinueOnError), nil), filepath.Dir(image), 0, nil)
+	require.NoError(t, err)
+	found, err := f.lib.Inspect(f.lib.Top("d.vhds"))
+	require.NoError(t, err)
+	_, err = openHandle(f.lib, f.lib.Top("d.vhds"), "sun")
+	require.ErrorIs(t, err, ops.ErrUsage)
+	h, err := openHandle(f.lib, f.lib.Top("d.vhds"), "tue")
+	require.NoError(t, err)
+	require.NoError(t, h.Close())
+	path := func(label string) string { return filepath.Join(filepath.Dir(image), found.Set.Snapshot(label).Path) }
+	other, err := os.ReadFile(path("mon"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path("tue"), other, 0o600))
+	_, err = openHandle(f.lib, f.lib.Top("d.vhds"), "tue")
+	require.ErrorIs(t, err, ops.ErrChanged)
+	require.NoError(t, f.Close())
+	for _, args := range [][]string{
+		{"changes", image, "since=mon", "target=tue"},
+		{"backup", image, "snapshot=tue", "to=" + filepath.Join(filepath.Dir(image), "x")},
+	} {
+		exit, _, stderr := command(t, args...)
+		require.NotZero(t, exit)
+		require.Contains(t, stderr, "is not the file that its set had there")
+	}
+}
