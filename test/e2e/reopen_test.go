@@ -45,3 +45,31 @@ func TestReopenReadsWhatWasWrittenBelow(t *testing.T) {
 		require.Equal(t, i+1, after[0])
 	}
 }
+
+// A look-up of raw sees the image's own file. That a parent was written while nobody had
+// raw open shows when it is opened.
+func TestReopenReadsWhatWasWrittenInAParent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base.vhd")
+	require.NoError(t, fixture.VHD{Size: 8 * mib, Type: 2}.WriteFile(base))
+	m := Start(t, dir)
+	m.Shell(t, `echo path=child.vhd parent=base.vhd > .vhdfs/create`)
+	below, err := os.OpenFile(base, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer below.Close()
+	const late = 100 * time.Millisecond // by when times of files tell changes apart
+	for i := range byte(4) {
+		time.Sleep(late)
+		b := make([]byte, 1)
+		raw, err := os.Open(m.Path("child.vhd", "raw"))
+		require.NoError(t, err)
+		_, err = raw.ReadAt(b, 64<<10)
+		require.NoError(t, err)
+		require.NoError(t, raw.Close())
+		require.Equal(t, i, b[0])
+		time.Sleep(late) // until the daemon has closed it
+		_, err = below.WriteAt([]byte{i + 1}, 64<<10)
+		require.NoError(t, err)
+	}
+}
