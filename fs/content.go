@@ -245,7 +245,7 @@ func (m *mount) close(h *contentHandle) error {
 }
 
 // OnForget implements [gofs.NodeOnForgetter].
-func (c *content) OnForget() { c.m.forget(c) }
+func (c *content) OnForget() { c.m.forget(c, time.Now()) }
 
 // closeAll closes every handle, when no RELEASE is to be expected any more.
 func (m *mount) closeAll() {

@@ -46,15 +46,16 @@ type mount struct {
 
 	mu struct {
 		sync.Mutex
-		disks    map[ops.FileID]*disk
-		controls map[controlKey]*controlState
-		sizes    map[sizeKey]knownSize
-		lastOps  map[string]*ops.Answer // by the image's path
-		refused  map[refusal]time.Time  // when an unlink in a snapshot was refused
-		turn     int                    // of the last answer
-		lastGen  uint32                 // the last generation given to a view
-		closed   bool
-		stopping bool // a request to stop is under way, or has succeeded
+		disks     map[ops.FileID]*disk
+		forgotten []forgotten // oldest first
+		controls  map[controlKey]*controlState
+		sizes     map[sizeKey]knownSize
+		lastOps   map[string]*ops.Answer // by the image's path
+		refused   map[refusal]time.Time  // when an unlink in a snapshot was refused
+		turn      int                    // of the last answer
+		lastGen   uint32                 // the last generation given to a view
+		closed    bool
+		stopping  bool // a request to stop is under way, or has succeeded
 	}
 }
 

@@ -50,6 +50,8 @@ type pages struct {
 	lost    losses
 	fixing  bool // a truncation of our own raw is under way
 
+	forgotten bool // the kernel dropped a node of it, and none was looked up since
+
 	growing   bool          // a SETATTR changes the size
 	following int           // answered ones, of which not everybody knows yet
 	followed  chan struct{} // closed when there is none any more; nil without
@@ -131,7 +133,7 @@ func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names) uint32 
 		m.renewLocked(v)
 		d.windows[w.part] = v
 	}
-	v.names = n
+	v.names, v.forgotten = n, false
 	if v.idle() {
 		if v.window != w || v.seen != nil && !v.seen.startsWith(*st) {
 			m.renewLocked(v)
@@ -274,18 +276,51 @@ func (m *mount) rest(v *pages, s stamp) {
 	}
 }
 
-// forget drops a view that the kernel holds nothing of.
-func (m *mount) forget(c *content) {
+// forgotten is a view whose node the kernel had dropped at a time.
+type forgotten struct {
+	file ops.FileID
+	part int
+	gen  uint32
+	at   time.Time
+}
+
+// remembered is for how long a view outlives its node. FORGET says that the kernel has
+// dropped one node of a generation; a LOOKUP under way may have been answered with the
+// same generation, and an open after it must find it current. The kernel itself does
+// that when it looks a name up again: it drops what the first look-up gave.
+const remembered = time.Minute
+
+// forget notes that the kernel dropped a node of c's generation, and drops the views
+// that nobody has looked up for a while since theirs went.
+func (m *mount) forget(c *content, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := c.viewLocked()
-	if v == nil || !v.idle() {
+	if v := c.viewLocked(); v != nil && !v.forgotten {
+		v.forgotten = true
+		m.mu.forgotten = append(m.mu.forgotten, forgotten{c.file, c.window.part, c.gen, now})
+	}
+	for len(m.mu.forgotten) > 0 && now.Sub(m.mu.forgotten[0].at) > remembered {
+		m.dropLocked(m.mu.forgotten[0])
+		m.mu.forgotten = m.mu.forgotten[1:]
+	}
+}
+
+func (m *mount) dropLocked(f forgotten) {
+	d := m.mu.disks[f.file]
+	if d == nil {
 		return
 	}
-	d := m.mu.disks[c.file]
-	delete(d.windows, c.window.part)
+	v := d.windows[f.part]
+	if v == nil || v.gen != f.gen || !v.forgotten {
+		return
+	}
+	if !v.idle() { // a node looked up since: its own FORGET is to come
+		v.forgotten = false
+		return
+	}
+	delete(d.windows, f.part)
 	if len(d.windows) == 0 {
-		delete(m.mu.disks, c.file)
+		delete(m.mu.disks, f.file)
 	}
 }
 

@@ -118,6 +118,39 @@ func TestStampProves(t *testing.T) {
 	require.False(t, stamp{at(1)}.same(stamp{at(1), at(2)}), "a parent more")
 }
 
+// A look-up answered while the kernel drops a node of the same generation leads to a
+// view that is there; views that nobody looks up again go.
+func TestForgottenViewsStayForAWhile(t *testing.T) {
+	m := &mount{}
+	m.mu.disks = map[ops.FileID]*disk{}
+	st := ops.FileStat{ID: ops.FileID{Dev: 1, Ino: 2}}
+	now := time.Unix(1_000_000, 0)
+	c := &content{m: m, file: st.ID}
+	look := func() { c.gen = m.look(st.ID, &st, c.window, names{}) }
+	look()
+	gen := c.gen
+	m.forget(c, now)
+	v, err := m.admit(c, false)
+	require.NoError(t, err)
+
+	m.forget(&content{m: m}, now.Add(2*remembered)) // of another file
+	require.Contains(t, m.mu.disks, st.ID, "it is open")
+	m.dismiss(v, false)
+
+	m.forget(c, now)
+	look()
+	require.Equal(t, gen, c.gen)
+	m.forget(&content{m: m}, now.Add(2*remembered))
+	require.Contains(t, m.mu.disks, st.ID, "looked up since")
+
+	m.forget(c, now)
+	m.forget(c, now.Add(remembered))
+	require.Contains(t, m.mu.disks, st.ID)
+	m.forget(&content{m: m}, now.Add(remembered+1))
+	require.Empty(t, m.mu.disks)
+	require.Empty(t, m.mu.forgotten)
+}
+
 func TestParseCacheMode(t *testing.T) {
 	for s, want := range map[string]CacheMode{"writeback": Writeback, "writethrough": Writethrough, "none": CacheNone} {
 		got, err := ParseCacheMode(s)
