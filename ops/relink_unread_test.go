@@ -188,6 +188,43 @@ func TestUnreadablePaths(t *testing.T) {
 	}
 }
 
+// A VHD whose parent is a raw disk, as blktap makes them, says why it does not read. Its
+// parent made a fixed VHD is one that can be recorded.
+func TestRawParentOfBlktap(t *testing.T) {
+	w := realWorld(t)
+	v := fixture.VHD{Size: 3 << 20, Type: 4, UUID: fixture.MustGUID(guid(2)), Writes: []fixture.Write{ofChild},
+		Parent: &fixture.VHDParent{Name: "base.img", Locators: []fixture.VHDLocator{{Code: "MacX", Path: "file://./base.img"}}}}
+	w.put("/vms/c.vhd", v.Bytes())
+	raw := bytes.Repeat([]byte("raw "), 3<<20/4)
+	w.put("/vms/base.img", raw)
+	before, changes := w.file("/vms/c.vhd"), w.host.Changes()
+
+	_, err := w.read("c.vhd")
+	require.Equal(t, "EOPNOTSUPP", ops.Errno(err))
+	require.ErrorContains(t, err, "the parent has no id")
+	require.Contains(t, ops.Sentence(err), "set-parent records it again")
+	_, err = w.lib.Open(w.lib.Top("c.vhd"), ops.Write)
+	require.ErrorContains(t, err, "the parent has no id")
+	require.Error(t, w.ask("merge", "c.vhd", "1").Err)
+	found := field(w.ask("check", "c.vhd", "run"), "Images").([]ops.Report)[0].Anomalies
+	require.Len(t, found, 1)
+	require.Equal(t, "vhd.parent.unidentified", found[0].Name)
+	require.ErrorContains(t, w.ask("set-parent", "c.vhd", "base.img ignoreidmismatch=true").Err, "base.img")
+	require.Equal(t, changes, w.host.Changes(), "nothing is written")
+
+	require.NoError(t, w.ask("create", "", "path=base.vhd type=fixed source=base.img").Err)
+	require.ErrorContains(t, w.ask("set-parent", "c.vhd", "base.vhd").Err, "the parent has no id")
+	require.NoError(t, w.ask("set-parent", "c.vhd", "base.vhd ignoreidmismatch=true").Err)
+	copy(raw[ofChild.Off:], ofChild.Data)
+	got, err := w.read("c.vhd")
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(raw, got))
+	require.NoError(t, w.ask("check", "c.vhd", "run").Err)
+	var rec struct{ Unread []byte }
+	require.NoError(t, json.Unmarshal(bytes.TrimSpace(w.file("/vms/.vhdfs-state/c.vhd.undo")), &rec))
+	require.Equal(t, before[512:1536], rec.Unread)
+}
+
 // After a power cut at any moment the link is unreadable as it was, and can be
 // mended, or mended; what it was is in the undo record before it is gone.
 func TestMendingCrashes(t *testing.T) {

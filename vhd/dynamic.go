@@ -85,18 +85,24 @@ func (h *header) validate(f *footer, at, end int64) error {
 	return h.validateParent(f)
 }
 
-// validateParent checks that type and parent agree: neither zeros in place of a
-// parent nor a parent that nothing identifies.
+// validateParent checks that type and parent agree: a child names a parent, by an id
+// or a path, other disks do not.
 func (h *header) validateParent(f *footer) error {
 	switch {
 	case f.typ() == ops.Dynamic && !h.parentID.IsZero():
 		return ops.Corruptf(ops.StatusFooterCorrupt, "vhd: type is dynamic, but the header names parent %s", h.parentID)
-	case f.typ() == ops.Differencing && h.parentID.IsZero() && h.namesParent():
-		return ops.Errorf(errors.ErrUnsupported, ops.StatusWrongType, "vhd: the parent has no id: a raw parent, as blktap has them, cannot be told from another file")
-	case f.typ() == ops.Differencing && h.parentID.IsZero():
+	case f.typ() == ops.Differencing && h.parentID.IsZero() && !h.namesParent():
 		return ops.Corruptf(ops.StatusFooterCorrupt, "vhd: type is differencing, but the header names no parent")
 	case f.typ() == ops.Differencing && f.creator == creatorTap && f.creatorVersion == 0x00000001:
 		return ops.Errorf(errors.ErrUnsupported, ops.StatusVersionUnsupported, "vhd: made by blktap 0.1, whose bitmaps have another bit order")
+	}
+	return nil
+}
+
+// identifiesParent is the error of a child's header without the id of its parent.
+func (h *header) identifiesParent() error {
+	if h.parentID.IsZero() {
+		return ops.Errorf(errors.ErrUnsupported, ops.StatusWrongType, "vhd: the parent has no id: a raw parent, as blktap has them, cannot be told from another file")
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ const (
 	maxLocatorData = 64 << 10
 
 	anomalyLocator = "vhd.locator"
+	anomalyNoID    = "vhd.parent.unidentified"
 )
 
 // Platform codes of parent locators.
@@ -175,8 +176,11 @@ func fromFileURL(s string) string {
 // Locators that cannot be followed are anomalies, not errors: the id finds the
 // parent without them.
 func readParent(file ops.File, h *header, lay *layout) (*ops.Parent, []ops.Anomaly, error) {
-	p := &ops.Parent{IDs: []ops.GUID{h.parentID}, Timestamp: stamp(h.parentTimestamp)}
+	p := &ops.Parent{IDs: []ops.GUID{h.parentID}, Timestamp: stamp(h.parentTimestamp), Err: h.identifiesParent()}
 	var odd []ops.Anomaly
+	if p.Err != nil {
+		odd = append(odd, anomaly(anomalyNoID, ops.Broken, "dynamic header", p.Err))
+	}
 	for _, code := range locatorOrder {
 		for i, l := range h.locators {
 			if l.code != code {

@@ -53,16 +53,16 @@ func (w *writer) SetParent(p ops.CreateParent) error {
 	}
 	w.session.next = max(w.session.next, at+n)
 	w.mu.info.Parent = parent
-	w.mu.info.Anomalies = append(without(w.mu.info.Anomalies, anomalyLocator), odd...)
+	w.mu.info.Anomalies = append(without(w.mu.info.Anomalies, anomalyLocator, anomalyNoID), odd...)
 	return nil
 }
 
-// UnreadParent is the dynamic header, where a path of the parent cannot be read: it
-// holds the locators, and leads to what stands in place of the path.
+// UnreadParent is the dynamic header, where a path of the parent cannot be read or its
+// id is missing: it holds the locators, and leads to what stands in place of the path.
 func (w *writer) UnreadParent() ([]byte, error) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	if !slices.ContainsFunc(w.mu.info.Anomalies, func(a ops.Anomaly) bool { return a.Name == anomalyLocator }) {
+	if len(without(w.mu.info.Anomalies, anomalyLocator, anomalyNoID)) == len(w.mu.info.Anomalies) {
 		return nil, nil
 	}
 	return slices.Clone(w.head.raw[:]), nil
