@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
-	"vhdfs/test/crash"
 	"vhdfs/test/fixture"
+	"vhdfs/test/mend"
 	"vhdfs/test/sim"
 )
 
@@ -89,17 +88,27 @@ func (c repairTest) want() []byte {
 	return b[:min(len(b), 32<<10)]
 }
 
-func openRepair(t testing.TB, h *sim.Host) ops.Writer {
-	t.Helper()
-	l, err := Open(openFile(t, h, ops.Write), ops.OpenOptions{Write: true, Repair: true, Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
-	require.NoError(t, err)
-	return l.(ops.Writer)
+// damaged is the image as every repair is tried on it.
+func (c repairTest) damaged(t testing.TB) mend.Case {
+	return mend.Case{
+		Place: func() *sim.Host { return c.host(t) },
+		Open: func(h *sim.Host) (mend.Writer, error) {
+			l, err := Open(openFile(t, h, ops.Write), ops.OpenOptions{Write: true, Repair: true, Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
+			if err != nil {
+				return nil, err
+			}
+			return l.(mend.Writer), nil
+		},
+		Sound: func(h *sim.Host, _ bool) error { return c.sound(t, h) },
+		Says:  len(c.says),
+	}
 }
 
-func repair(t testing.TB, w ops.Writer) (said []ops.Anomaly, err error) {
+func openRepair(t testing.TB, h *sim.Host) mend.Writer {
 	t.Helper()
-	err = w.(ops.Repairer).Repair(t.Context(), func(a ops.Anomaly) error { said = append(said, a); return nil })
-	return said, err
+	w, err := repairTest{}.damaged(t).Open(h)
+	require.NoError(t, err)
+	return w
 }
 
 // sound asks that an image opens for writing with nothing odd about it, and holds
@@ -126,12 +135,12 @@ func TestRepair(t *testing.T) {
 			h := c.host(t)
 			w := openRepair(t, h)
 			changes := h.Changes()
-			said, err := repair(t, w)
+			said, err := mend.Repair(t, w)
 			require.NoError(t, err)
 			require.Equal(t, c.says, names(said))
 			require.Equal(t, len(c.says) > 0, h.Changes() > changes)
 			changes = h.Changes()
-			said, err = repair(t, w)
+			said, err = mend.Repair(t, w)
 			require.NoError(t, err)
 			require.Empty(t, said, "it is mended")
 			require.Equal(t, changes, h.Changes())
@@ -154,86 +163,11 @@ func TestRepairStates(t *testing.T) {
 	for name, c := range repairTests() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n, err := c.states(t)
+			n, err := c.damaged(t).Cut(t)
 			require.NoError(t, err)
-			t.Logf("%d states, %d failed calls", n, c.faults(t))
+			t.Logf("%d states, %d failed calls", n, c.damaged(t).Fail(t))
 		})
 	}
-}
-
-func (c repairTest) states(t testing.TB, dropped ...string) (n int, err error) {
-	t.Helper()
-	h := c.host(t)
-	base := h.Clone()
-	for _, l := range dropped {
-		h.DropSync(l)
-	}
-	h.Record()
-	w := openRepair(t, h)
-	_, err = repair(t, w)
-	require.NoError(t, err)
-	done := len(h.Events())
-	h.Ack("repaired", nil)
-	require.NoError(t, w.Close())
-	r := crash.Recording{Base: base, Events: h.Events()}
-	return n, r.Each(1, func(s *crash.State) error {
-		n++
-		host, err := s.Host()
-		if err != nil {
-			return err
-		}
-		if s.At <= done {
-			l, err := Open(openFile(t, host, ops.Write), ops.OpenOptions{Write: true, Repair: true, Ext: ".vhd", Cache: ops.NewCache(1 << 20)})
-			if err != nil {
-				return fmt.Errorf("%w\n%s", err, s)
-			}
-			_, err = repair(t, l.(ops.Writer))
-			if err = errors.Join(err, l.Close()); err != nil {
-				return fmt.Errorf("%w\n%s", err, s)
-			}
-		}
-		if err := c.sound(t, host); err != nil {
-			return fmt.Errorf("%w\n%s", err, s)
-		}
-		return nil
-	})
-}
-
-// faults fails each call, and repairs again.
-func (c repairTest) faults(t testing.TB) (points int) {
-	t.Helper()
-	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
-		for k := 1; ; k++ {
-			h := c.host(t)
-			w := openRepair(t, h)
-			hit := false
-			h.SetFault(func(call sim.Call) error {
-				if call.N == k && call.Op != sim.OpClose {
-					hit = true
-					return errno
-				}
-				return nil
-			})
-			_, failure := repair(t, w)
-			h.SetFault(nil)
-			if !hit {
-				require.NoError(t, failure)
-				require.NoError(t, w.Close())
-				break
-			}
-			points++
-			_, err := repair(t, w)
-			if errors.Is(err, ops.ErrPoisoned) {
-				_ = w.Close() // the failure was answered
-				w = openRepair(t, h)
-				_, err = repair(t, w)
-			}
-			require.NoError(t, err, "call %d, %v", k, errno)
-			require.NoError(t, w.Close())
-			require.NoError(t, c.sound(t, h), "call %d, %v", k, errno)
-		}
-	}
-	return points
 }
 
 func TestRepairNeedsItsSyncs(t *testing.T) {
@@ -242,7 +176,7 @@ func TestRepairNeedsItsSyncs(t *testing.T) {
 		"vhd.cut ": "fixed, growth was cut off",
 	} {
 		t.Run(label, func(t *testing.T) {
-			_, err := repairTests()[name].states(t, strings.TrimSpace(label))
+			_, err := repairTests()[name].damaged(t).Cut(t, strings.TrimSpace(label))
 			require.Error(t, err)
 			t.Log(err)
 		})
@@ -272,7 +206,7 @@ func TestRepairNeverGuesses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := disk(v.Bytes())
 			w := openRepair(t, h)
-			said, err := repair(t, w)
+			said, err := mend.Repair(t, w)
 			require.NoError(t, err)
 			require.Empty(t, said)
 			if name != "blocks that overlap" {
@@ -290,23 +224,6 @@ func TestRepairNeverGuesses(t *testing.T) {
 // The caller writes down what will change before it does, and may stop it.
 func TestRepairReportsFirst(t *testing.T) {
 	for name, c := range repairTests() {
-		for k := range c.says {
-			t.Run(fmt.Sprintf("%s %d", name, k), func(t *testing.T) {
-				h := c.host(t)
-				w := openRepair(t, h)
-				before, n, full := h.Changes(), 0, errors.New("nowhere to write that down")
-				err := w.(ops.Repairer).Repair(t.Context(), func(a ops.Anomaly) error {
-					if n++; n > k {
-						return full
-					}
-					return nil
-				})
-				require.ErrorIs(t, err, full)
-				if k == 0 {
-					require.Equal(t, before, h.Changes())
-				}
-				require.NoError(t, w.Close())
-			})
-		}
+		t.Run(name, func(t *testing.T) { c.damaged(t).ReportsFirst(t) })
 	}
 }
