@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vhdfs/ops"
+	"vhdfs/test/sim"
 )
 
 // Who opens a set while its active disk is discarded, or looks for its file, finds the
@@ -53,4 +54,37 @@ func TestSetIsOpenedWhileItsDiskGoes(t *testing.T) {
 	}
 	close(done)
 	looking.Wait()
+}
+
+// A file that is in the place of the active disk only while that is opened is not taken
+// for it, although the set is whole before and after.
+func TestActiveDiskIsAnotherWhileItIsOpened(t *testing.T) {
+	s, err := prepared(change{name: "second snapshot, nobody there"})
+	require.NoError(t, err)
+	require.NoError(t, s.ask("create", ".", "path=o.vhdx size=3M block=1M"))
+	leaf := s.found(t, setName).Set.Leaf
+	was, is := s.found(t, leaf).Info.DiskID, s.found(t, "o.vhdx").Info.DiskID
+	vms, swaps, looks := s.host.Dir("/vms"), 0, 0
+	swap := func(from, to string) {
+		swaps++
+		require.NoError(t, vms.Rename(from, to))
+	}
+	s.host.SetFault(func(c sim.Call) error {
+		switch {
+		case c.Op != sim.OpOpen:
+		case c.Path == "/vms/"+leaf && swaps == 0:
+			if looks++; looks == 2 { // the first is the look
+				swap(leaf, "aside")
+				swap("o.vhdx", leaf)
+			}
+		case c.Path == "/vms/"+setName && swaps == 2:
+			swap(leaf, "o.vhdx")
+			swap("aside", leaf)
+		}
+		return nil
+	})
+	_, err = s.lib.Open(s.lib.Top(setName), ops.Read)
+	require.Equal(t, 4, swaps)
+	names(t, err, leaf, is, was)
+	require.NoError(t, s.check())
 }
