@@ -30,16 +30,23 @@ var createArgs = []Arg{
 	argID,
 	{Name: "Source", Kind: ArgPath, Help: "an image or a raw file to be copied"},
 	argRebuild,
+	argLeaf,
 }
 
 // argRebuild asks for a set whose file is lost.
-var argRebuild = Arg{Name: "Rebuild", Kind: ArgBool, Help: "set to true makes the file of a VHD set that is lost, from its disks beside it; with path alone"}
+var argRebuild = Arg{Name: "Rebuild", Kind: ArgBool, Help: "set to true makes the file of a VHD set that is lost, from its disks beside it; with path, and leaf, alone"}
+
+// argLeaf chooses among the disks of a set whose file is lost.
+var argLeaf = Arg{Name: "ActivePath", Short: "leaf", Kind: ArgPath, Help: "with rebuild, where several disks may be the set's active one: that disk; the others become snapshots"}
 
 var argFormat = Arg{Name: "Format", Kind: ArgWord, Words: []Word{{"vhd", FormatVHD}, {"vhdx", FormatVHDX}, {"vhds", FormatSet}}}
 
 func runCreate(ctx context.Context, r *Request) (_ Fields, err error) {
 	if r.Args.Bool(argRebuild.Name) {
 		return r.remakeSet()
+	}
+	if r.Args.Has(argLeaf.Name) {
+		return nil, Errorf(ErrUsage, 0, "leaf=%q: only with rebuild=true", r.Args.Text(argLeaf.Name))
 	}
 	t, err := r.newTarget()
 	if err != nil {

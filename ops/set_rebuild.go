@@ -23,9 +23,8 @@ func (r *Request) damagedSet(found *Found) bool {
 }
 
 // rebuildSet makes the file of a set anew from the links of its disks: the one that
-// no other is made from is the active one, and what it was made from is snapshots,
-// of new ids and without labels. Ids, labels and references are lost. After a crash
-// there is
+// no other is made from is the active one, and the others are snapshots, of new ids
+// and without labels. Ids, labels and references are lost. After a crash there is
 //
 //	rename; sync    the damaged file under its own name or another
 //	make the set    that, and none or the new one; convert-to-set of the active disk makes one, too
@@ -38,7 +37,7 @@ func (r *Request) rebuildSet() (_ *Anomaly, err error) {
 	if err := f.Lock(true); err != nil {
 		return nil, err
 	}
-	set, err := r.setOfDisks(r.Image)
+	set, err := r.setOfDisks(r.Image, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +64,8 @@ func (r *Request) rebuildSet() (_ *Anomaly, err error) {
 // It is there whole, or not.
 func (r *Request) remakeSet() (Fields, error) {
 	for _, a := range createArgs {
-		if r.Args.Has(a.Name) && a.Name != argPath.Name && a.Name != argRebuild.Name {
-			return nil, Errorf(ErrUsage, 0, "rebuild=true with %s: what a set is made of says everything but its path", a.Name)
+		if r.Args.Has(a.Name) && !slices.Contains([]string{argPath.Name, argRebuild.Name, argLeaf.Name}, a.Name) {
+			return nil, Errorf(ErrUsage, 0, "rebuild=true with %s: what a set is made of says everything but its path and leaf", a.Name)
 		}
 	}
 	ref, err := r.place("path", r.Args.Text(argPath.Name))
@@ -83,7 +82,15 @@ func (r *Request) remakeSet() (Fields, error) {
 	if err := (&target{lib: r.Library, ref: ref}).nameIsFree(); err != nil {
 		return nil, err
 	}
-	set, err := r.setOfDisks(ref)
+	var leaf *Ref
+	if r.Args.Has(argLeaf.Name) {
+		named, err := r.place("leaf", r.Args.Text(argLeaf.Name))
+		if err != nil {
+			return nil, err
+		}
+		leaf = &named
+	}
+	set, err := r.setOfDisks(ref, leaf)
 	if err != nil {
 		return nil, err
 	}
@@ -99,9 +106,10 @@ func (r *Request) remakeSet() (Fields, error) {
 }
 
 // setOfDisks is the set that the disks beside its file, by their names, amount to.
-// All of them have to be one chain, by the ids that they record. A disk of another
-// set, and one that a merge left half done, is none to make a set of.
-func (r *Request) setOfDisks(set Ref) (*Set, error) {
+// All of them have to have their parents, by the ids that they record. A disk of
+// another set, and one that a merge left half done, is none to make a set of. leaf is
+// the active disk; nil: the only one that no other is made from.
+func (r *Request) setOfDisks(set Ref, leaf *Ref) (*Set, error) {
 	disks, err := r.disksBeside(set)
 	if err != nil {
 		return nil, err
@@ -128,14 +136,30 @@ func (r *Request) setOfDisks(set Ref) (*Set, error) {
 		}
 	}
 	slices.Sort(tips)
-	switch len(tips) {
-	case 0:
-		return nil, Errorf(ErrParentMissing, StatusParentNotFound, "%s: no disk %sID.avhdx beside it", set.Path(), diskPrefix(set.Name))
-	case 1:
-		return r.setWithLeaf(tips[0], disks)
+	at, err := activeOf(set, tips, leaf)
+	if err != nil {
+		return nil, err
 	}
-	return nil, Errorf(ErrUsage, StatusWrongState, "%s: each of %s may be its active disk: move all but one to another folder first",
-		set.Path(), quoteList(tips))
+	tips[0], tips[at] = tips[at], tips[0]
+	return r.setWithTips(tips, disks)
+}
+
+// activeOf is the index of the active disk among those that no other is made from.
+func activeOf(set Ref, tips []string, leaf *Ref) (int, error) {
+	switch {
+	case len(tips) == 0:
+		return 0, Errorf(ErrParentMissing, StatusParentNotFound, "%s: no disk %sID.avhdx beside it", set.Path(), diskPrefix(set.Name))
+	case leaf == nil && len(tips) > 1:
+		return 0, Errorf(ErrUsage, StatusWrongState, "%s: each of %s may be its active disk: where the set file is gone, create rebuild=true leaf=FILE says which",
+			set.Path(), quoteList(tips))
+	case leaf == nil:
+		return 0, nil
+	}
+	at := slices.IndexFunc(tips, func(name string) bool { return beside(set, name).Path() == leaf.Path() })
+	if at < 0 {
+		return 0, Errorf(ErrUsage, StatusWrongState, "leaf=%q: the active disk of %s has to be one that no other is made from: %s", leaf.Name, set.Path(), quoteList(tips))
+	}
+	return at, nil
 }
 
 // disksBeside are the disks with names of a set's, by these names.
@@ -179,28 +203,37 @@ func (r *Request) mayJoin(res *resolver, set Ref, d *Found) error {
 	return err
 }
 
-func (r *Request) setWithLeaf(leaf string, disks map[string]*Found) (*Set, error) {
-	links, err := r.Library.ChainOf(disks[leaf].Ref)
-	if err != nil {
-		return nil, err
-	}
-	if err := links[len(links)-1].Err; err != nil {
-		return nil, err
-	}
-	s := &Set{Leaf: leaf, Files: []SetFile{{Name: leaf, DiskID: disks[leaf].Info.DiskID}}}
-	for _, l := range links[1:] {
-		name := path.Base(l.Ref.Name)
-		d := disks[name]
-		if d == nil || d.Stat.ID != l.Found.Stat.ID {
-			break // from here on it is not the set's
+// setWithTips is the set of the disks that tips are made from. The first of tips is
+// its active disk; the others are snapshots, as an apply keeps them.
+func (r *Request) setWithTips(tips []string, disks map[string]*Found) (*Set, error) {
+	s := &Set{Leaf: tips[0], Files: []SetFile{{Name: tips[0], DiskID: disks[tips[0]].Info.DiskID}}}
+	for _, tip := range tips {
+		links, err := r.Library.ChainOf(disks[tip].Ref)
+		if err != nil {
+			return nil, err
 		}
-		n := SetSnapshot{ID: NewGUID(), Type: SetSnapshotVM, Path: name, Created: d.Stat.Mtime.UTC().Truncate(time.Millisecond)}
-		if k := len(s.Snapshots); k > 0 {
-			s.Snapshots[k-1].Parent = n.ID
+		if err := links[len(links)-1].Err; err != nil {
+			return nil, err
 		}
-		s.Snapshots = append(s.Snapshots, n)
-		s.Files = append(s.Files, SetFile{Name: name, DiskID: d.Info.DiskID, LinkID: d.Info.LinkID})
+		var below GUID // the snapshot that the next disk is made from
+		for i, l := range slices.Backward(links) {
+			name := path.Base(l.Ref.Name)
+			d := disks[name]
+			if name == s.Leaf || d == nil || d.Stat.ID != l.Found.Stat.ID {
+				continue // what is not beside the set's file is not the set's
+			}
+			if id := s.above([]string{name}); !id.IsZero() {
+				below = id
+				continue
+			}
+			n := SetSnapshot{ID: NewGUID(), Type: SetSnapshotVM, Path: name, Parent: below, Created: d.Stat.Mtime.UTC().Truncate(time.Millisecond)}
+			if i == 0 {
+				n.Type = SetSnapshotWriteable
+			}
+			below = n.ID
+			s.Snapshots = append(s.Snapshots, n)
+			s.Files = append(s.Files, SetFile{Name: name, DiskID: d.Info.DiskID, LinkID: d.Info.LinkID})
+		}
 	}
-	slices.Reverse(s.Snapshots)
 	return s, nil
 }

@@ -1,7 +1,9 @@
 package set_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"math/rand/v2"
 	"syscall"
@@ -107,6 +109,7 @@ func TestLostSetIsNotGuessed(t *testing.T) {
 		{"no disks", "path=e.vhds rebuild=true", move(setName, "aside"), ops.ErrParentMissing},
 		{"a disk", "path=d.vhdx rebuild=true", move(setName, "aside"), ops.ErrUsage},
 		{"a size", remake + " size=3M", move(setName, "aside"), ops.ErrUsage},
+		{"a leaf of a new set", "path=e.vhds size=3M leaf=o.avhdx", func(*testing.T, *scene) {}, ops.ErrUsage},
 		{"the set has another name", remake, move(setName, "e.vhds"), errors.ErrUnsupported},
 		{"two may be the active one", remake, func(t *testing.T, s *scene) {
 			require.NoError(t, s.ask("apply", setName, "snapshot=s1 keep=k"))
@@ -133,6 +136,50 @@ func TestLostSetIsNotGuessed(t *testing.T) {
 			after, err := s.names()
 			require.NoError(t, err)
 			require.Equal(t, before, after)
+		})
+	}
+}
+
+// Where several disks may be the active one the request says which: no other state is
+// lost by that, also where it says another one than before.
+func TestLostSetWithBranches(t *testing.T) {
+	for _, active := range []string{"the active disk", "k"} {
+		t.Run(active, func(t *testing.T) {
+			s, err := prepared(change{name: "second snapshot, nobody there"})
+			require.NoError(t, err)
+			kept := s.leaf
+			require.NoError(t, s.ask("apply", setName, "snapshot=s1 keep=k"))
+			s.leaf, s.snaps["k"], s.kept["k"] = bytes.Clone(s.snaps["s1"]), kept, true
+			require.NoError(t, errors.Join(s.write(seeded(8)), s.close(), s.check()))
+			before := s.found(t, setName).Set
+			leaf, labels := before.Leaf, map[string]string{}
+			for _, n := range before.Snapshots {
+				labels[n.Path] = n.Label
+			}
+			if active == "k" {
+				leaf = before.Snapshot("k").Path
+				delete(labels, leaf)
+				labels[before.Leaf] = "former"
+				s.snaps["former"], s.leaf = s.leaf, bytes.Clone(kept)
+				delete(s.snaps, "k")
+			}
+			require.NoError(t, s.host.Dir("/vms").Remove(setName))
+			err = s.ask("create", ".", remake)
+			require.ErrorIs(t, err, ops.ErrUsage)
+			require.Contains(t, err.Error(), leaf)
+			for _, wrong := range []string{before.Snapshot("s2").Path, "o.vhdx", setName} {
+				require.ErrorIs(t, s.ask("create", ".", remake+" leaf="+wrong), ops.ErrUsage)
+			}
+			require.NoError(t, s.ask("create", ".", remake+" leaf="+leaf))
+			now := s.found(t, setName).Set
+			require.Equal(t, leaf, now.Leaf)
+			require.Len(t, now.Snapshots, 3)
+			for _, n := range now.Snapshots {
+				require.NoError(t, s.ask("set-snapshot", setName, fmt.Sprintf("snapshot=%s label=%q", n.ID, labels[n.Path])))
+			}
+			now = s.found(t, setName).Set
+			require.Equal(t, now.Snapshot("s1").ID, now.Snapshot("s2").Parent)
+			require.NoError(t, errors.Join(s.check(), s.write(seeded(9)), take("new")(s), s.check(), s.takenApart(true)))
 		})
 	}
 }
