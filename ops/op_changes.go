@@ -36,11 +36,7 @@ func runChanges(_ context.Context, r *Request) (_ Fields, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c, size, err := h.changedSince(limit, r.Args.Text("TargetSnapshotId"))
-	if err != nil {
-		return nil, err
-	}
-	within, err := r.changesWithin(size)
+	c, within, err := h.changedSince(limit, r)
 	if err != nil {
 		return nil, err
 	}
@@ -89,25 +85,28 @@ func (h *Handle) limitID(asked string) (string, error) {
 	return n.TrackingID, nil
 }
 
-// changedSince is what changed since the id was given, up to now or to a snapshot,
-// and the size of the disk then.
-func (h *Handle) changedSince(id, target string) (c *Changed, size int64, err error) {
+// changedSince is what changed since the id was given, up to now or to a snapshot, and
+// the part of the disk that was asked about.
+func (h *Handle) changedSince(id string, r *Request) (c *Changed, within Range, err error) {
 	e := h.engine()
-	if target != "" {
+	if target := r.Args.Text("TargetSnapshotId"); target != "" {
 		if e, err = h.acquireSnapshot(target); err != nil {
-			return nil, 0, err
+			return nil, within, err
 		}
 		defer func() { err = errors.Join(err, h.lib.release(e)) }()
 	}
+	_, size, err := e.describe()
+	if err != nil {
+		return nil, within, err
+	}
+	if within, err = r.changesWithin(size); err != nil {
+		return nil, within, err
+	}
 	err = h.lib.readTracking(e, func(t Tracker) error {
-		c, err = t.Changes(id)
+		c, err = t.Changes(id, within)
 		return err
 	})
-	if err != nil {
-		return nil, 0, err
-	}
-	_, size, err = e.describe()
-	return c, size, err
+	return c, within, err
 }
 
 // acquireSnapshot takes the engine of the file that holds a snapshot of the set.

@@ -173,7 +173,7 @@ func (l *Library) trackingOf(e *Engine) (f Fields, err error) {
 			ids, recent = append(ids, trackingRecord(id)), id.ID
 		}
 		if recent != "" {
-			c, err := t.Changes(recent)
+			c, err := t.Changes(recent, Range{Len: math.MaxInt64})
 			if err != nil {
 				return err
 			}

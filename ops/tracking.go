@@ -79,8 +79,9 @@ type Tracker interface {
 	// State is what is known now.
 	State() TrackingState
 	// Changes are the parts of the disk that may differ from what they were when the
-	// id was given.
-	Changes(id string) (*Changed, error)
+	// id was given: those that within meets, and maybe others. What it costs goes with
+	// the length of within.
+	Changes(id string, within Range) (*Changed, error)
 	// Suspend comes before a write session ends: everything is written out.
 	// stamp is that of the layer, which is still open.
 	Suspend(stamp GUID) error

@@ -22,6 +22,10 @@ import (
 // an answer has at most half as many ranges.
 const changesWindow = 1 << 20
 
+// watchedBytes is how much is copied until it is asked whether that was written
+// meanwhile.
+const watchedBytes = 1 << 30
+
 func backupCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "backup",
@@ -67,7 +71,7 @@ func keyed(words []string, keys ...string) (values map[string]string, rest []str
 //
 //	tracking new          the id of the present content
 //	changes since=SINCE   what to copy; a full one copies what is stored
-//	copy
+//	copy                  asking for changes of what was copied now and then
 //	changes since=NEW     nothing: what was copied is what the id stands for
 //
 // A snapshot has an id, and stays as it is.
@@ -119,10 +123,11 @@ func (b *backupRun) run(to string) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	h.Size = d.Size()
+	src := &watched{content: d, every: watchedBytes, still: func(off, n int64) error { return b.still(d, h, ops.Range{Off: off, Len: n}) }}
 	totals, err := backup.Create(ref, h, func(w *backup.Writer) error {
 		add := func(r ops.Range) error {
 			p.set(r.Off, h.Size)
-			return w.Add(b.ctx, r, d)
+			return w.Add(b.ctx, r, src)
 		}
 		each := func() error { return eachStored(d, add) }
 		if b.since != "" {
@@ -131,7 +136,7 @@ func (b *backupRun) run(to string) (err error) {
 		if err := each(); err != nil {
 			return err
 		}
-		return b.still(d, h)
+		return b.still(d, h, ops.Range{Len: h.Size})
 	})
 	if err != nil {
 		return err
@@ -237,17 +242,22 @@ func eachStored(d content, f func(ops.Range) error) error {
 	return nil
 }
 
-// still is an error where the disk was written, or got another size, since the id
-// was given: what was copied may be of different moments then.
-func (b *backupRun) still(d content, h backup.Head) error {
+// still is an error where a part of the disk was written since the id was given: what
+// was copied may be of different moments then. Of the whole disk it asks for the size,
+// too.
+func (b *backupRun) still(d content, h backup.Head, r ops.Range) error {
 	if b.snapshot != "" {
 		return nil
 	}
 	if err := d.Settle(); err != nil {
 		return err
 	}
-	a, err := b.changes(h.ID, 0, 0)
-	if err == nil && (a.Ranges > 0 || a.ProcessedByteLength != h.Size) {
+	n := r.Len
+	if n == h.Size {
+		n = 0
+	}
+	a, err := b.changes(h.ID, r.Off, n)
+	if err == nil && (a.Ranges > 0 || a.ProcessedByteLength != r.Len) {
 		err = ops.Errorf(ops.ErrBusy, 0, "%s was written while it was copied, in %d places: stop what writes it (fsfreeze holds a file system), or copy a snapshot of a set", b.image, a.Ranges)
 	}
 	return err

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vhdfs/ops"
+	"vhdfs/ops/backup"
 )
 
 // trackedDisk is a new disk with change tracking, and a function that writes to it.
@@ -90,6 +91,40 @@ func TestBackupOfSnapshots(t *testing.T) {
 	exit, _, stderr = command(t, "backup", image, "snapshot=sun", "to="+to("x"))
 	require.Equal(t, 8, exit, stderr)
 }
+
+// The copy of a disk that is written ends at the next time it asks, at what was copied.
+func TestBackupOfABusyDiskEndsSoon(t *testing.T) {
+	image, write := trackedDisk(t, "d.vhdx")
+	write(5<<20, "monday")
+	c := cli.NewContext(newApp(io.Discard, io.Discard), flag.NewFlagSet("", flag.ContinueOnError), nil)
+	b := &backupRun{ctx: t.Context(), c: c, image: image}
+	id, err := b.id()
+	require.NoError(t, err)
+	d, err := b.openContent()
+	require.NoError(t, err)
+	require.NoError(t, d.Close()) // another program writes
+	h := backup.Head{ID: id, Size: d.Size()}
+	w := &watched{content: zeroContent{d}, every: 2 << 20, still: func(off, n int64) error { return b.still(zeroContent{d}, h, ops.Range{Off: off, Len: n}) }}
+	p := make([]byte, 1<<20)
+	for off := int64(4 << 20); off < 9<<20; off += 1 << 20 {
+		_, err := w.ReadAt(p, off)
+		require.NoError(t, err)
+	}
+	write(5<<20, "was asked about")
+	write(20<<20, "will be")
+	_, err = w.ReadAt(p, 9<<20)
+	require.NoError(t, err)
+	write(9<<20, "tuesday")
+	_, err = w.ReadAt(p, 20<<20)
+	require.ErrorIs(t, err, ops.ErrBusy)
+	require.ErrorContains(t, err, "was written while it was copied, in 1 places")
+}
+
+// zeroContent reads as zeros.
+type zeroContent struct{ content }
+
+func (zeroContent) ReadAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (zeroContent) Settle() error                         { return nil }
 
 func TestBackupsThatCannotBe(t *testing.T) {
 	image, _ := trackedDisk(t, "d.vhdx")

@@ -21,6 +21,34 @@ type content interface {
 	Settle() error
 }
 
+// watched is content that may be written while it is read, in order. Each time that
+// every bytes were read it asks whether that part still is what it was: the copy of a
+// disk in use ends there, and not at its end.
+type watched struct {
+	content
+	every int64
+	still func(off, n int64) error
+
+	from, to int64 // from the first byte that was not asked about to the last
+	read     int64 // of these
+}
+
+// ReadAt implements [io.ReaderAt]; one goroutine reads.
+func (w *watched) ReadAt(p []byte, off int64) (int, error) {
+	if w.read >= w.every {
+		if err := w.still(w.from, w.to-w.from); err != nil {
+			return 0, err
+		}
+		w.read = 0
+	}
+	if w.read == 0 {
+		w.from = off
+	}
+	n, err := w.content.ReadAt(p, off)
+	w.to, w.read = off+int64(n), w.read+int64(n)
+	return n, err
+}
+
 // openContent opens the raw file in the mount that shows the image; without one, the
 // image.
 func (b *backupRun) openContent() (content, error) {

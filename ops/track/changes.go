@@ -29,7 +29,7 @@ func (t *Tracker) State() ops.TrackingState {
 }
 
 // Changes implements [ops.Tracker].
-func (t *Tracker) Changes(id string) (*ops.Changed, error) {
+func (t *Tracker) Changes(id string, within ops.Range) (*ops.Changed, error) {
 	session, interval, err := parseID(id)
 	if err != nil {
 		return nil, err
@@ -48,7 +48,8 @@ func (t *Tracker) Changes(id string) (*ops.Changed, error) {
 		return nil, ops.Errorf(ops.ErrNoTracking, status, "%s: id %q is not known", t.image.Path(), id)
 	}
 	c := ops.NewChanged(max(h.size, h.nextSize), t.granule)
-	for i := range h.regions(c.Size) {
+	last := h.regions(min(c.Size, within.Off+min(within.Len, c.Size)))
+	for i := within.Off / t.bytes(); i < last; i++ {
 		if err := t.addChanges(c, i, interval); err != nil {
 			return nil, ops.Wrapf(err, ops.ErrNoTracking, ops.StatusTrackingMissing, "%s: what changed is not known", t.image.Path())
 		}

@@ -132,7 +132,7 @@ func (w *workload) judge(h *sim.Host, answered []any) error {
 		if !ok {
 			continue // the recording ended before it was answered
 		}
-		c, err := tr.Changes(k.ID)
+		c, err := tr.Changes(k.ID, whole)
 		if err != nil {
 			return err
 		}
@@ -226,7 +226,7 @@ func (w *workload) judgeLive(g *guest, h *sim.Host) error {
 		if !ok {
 			continue
 		}
-		c, err := g.t.Changes(k.ID)
+		c, err := g.t.Changes(k.ID, whole)
 		if err == nil {
 			err = covers(c, was, values(h))
 		}

@@ -44,7 +44,7 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("%v %v", tr, err)
 		}
 		defer func() { _ = tr.Close() }()
-		if c, err := tr.Changes(id); err == nil {
+		if c, err := tr.Changes(id, whole); err == nil {
 			err = c.Each(0, c.Size, func(r ops.Range) error {
 				if r.Off < 0 || r.Len <= 0 || r.Off+r.Len > c.Size {
 					t.Fatalf("%v of %d", r, c.Size)

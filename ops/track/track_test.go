@@ -2,7 +2,9 @@ package track_test
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -30,9 +32,45 @@ func list(t testing.TB, c *ops.Changed) []int64 {
 
 func changes(t testing.TB, tr ops.Tracker, id string) []int64 {
 	t.Helper()
-	c, err := tr.Changes(id)
+	c, err := tr.Changes(id, whole)
 	require.NoError(t, err)
 	return list(t, c)
+}
+
+// whole is more than any disk has.
+var whole = ops.Range{Len: math.MaxInt64}
+
+// A part of the disk is told from the regions that it meets; others are not read.
+func TestChangesWithin(t *testing.T) {
+	const region = 124 // granules
+	h := newToyHost(t, 10*region)
+	g := begin(t, h, 0)
+	id, err := g.seal()
+	require.NoError(t, err)
+	for i := range int64(10) {
+		require.NoError(t, g.write(i*region+7, 1))
+	}
+	require.NoError(t, g.close())
+	g = begin(t, h, 0)
+	for _, tt := range []struct {
+		within ops.Range // granules
+		told   []int64   // regions
+	}{
+		{ops.Range{Off: 0, Len: 1}, []int64{0}},
+		{ops.Range{Off: region - 1, Len: 1}, []int64{0}},
+		{ops.Range{Off: region - 1, Len: 2}, []int64{0, 1}},
+		{ops.Range{Off: 3 * region, Len: 2 * region}, []int64{3, 4}},
+		{ops.Range{Off: 9 * region, Len: math.MaxInt64 / granule}, []int64{9}},
+	} {
+		c, err := g.t.Changes(id, ops.Range{Off: tt.within.Off * granule, Len: tt.within.Len * granule})
+		require.NoError(t, err)
+		var told []int64
+		for _, i := range list(t, c) {
+			told = append(told, i/region)
+		}
+		require.Equal(t, tt.told, slices.Compact(told), "%v", tt.within)
+	}
+	require.NoError(t, g.close())
 }
 
 // After a clean stop exactly the granules that were written are told; after a crash
@@ -177,7 +215,7 @@ func TestManyWriters(t *testing.T) {
 	close(stop)
 	settler.Wait()
 	for id, was := range ids {
-		c, err := g.t.Changes(id)
+		c, err := g.t.Changes(id, whole)
 		require.NoError(t, err)
 		require.NoError(t, covers(c, was, values(h)))
 	}
@@ -223,7 +261,7 @@ func TestATrackingFileThatCannotBeWritten(t *testing.T) {
 			if tr == nil {
 				return // removed
 			}
-			_, err = tr.Changes(id)
+			_, err = tr.Changes(id, whole)
 			require.Equal(t, ops.StatusTrackingMissing, ops.StatusOf(err))
 			require.NoError(t, tr.Close())
 		})
@@ -237,12 +275,12 @@ func TestIDs(t *testing.T) {
 	require.NoError(t, err)
 	require.Regexp(t, `^rctX:[0-9a-f]{8}(:[0-9a-f]{4}){3}:[0-9a-f]{12}:00000001$`, id)
 	for _, bad := range []string{"", "x", id[:len(id)-1], id + "0", "rctY" + id[4:], id[:len(id)-1] + "g", "rctX:" + ops.NewGUID().String() + ":00000001"} {
-		_, err := g.t.Changes(bad)
+		_, err := g.t.Changes(bad, whole)
 		require.ErrorIs(t, err, ops.ErrUsage, bad)
 		require.Equal(t, ops.StatusTrackingID, ops.StatusOf(err))
 	}
 	for _, unknown := range []string{id[:len(id)-1] + "2", id[:len(id)-1] + "0", "rctX:00000000:0000:0000:0000:000000000000:00000001"} {
-		_, err := g.t.Changes(unknown)
+		_, err := g.t.Changes(unknown, whole)
 		require.ErrorIs(t, err, ops.ErrNoTracking, unknown)
 		require.Equal(t, ops.StatusTrackingID, ops.StatusOf(err))
 	}
@@ -260,7 +298,7 @@ func TestThereIsRoomForAThousandIDs(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Len(t, g.t.State().IDs, 1024)
-	_, err = g.t.Changes(first)
+	_, err = g.t.Changes(first, whole)
 	require.Equal(t, ops.StatusTrackingID, ops.StatusOf(err))
 	require.NoError(t, g.close())
 	tr, err := track.Files{}.Open(image(h), readToy(h), false)
@@ -283,7 +321,7 @@ func TestGreatDisks(t *testing.T) {
 		for _, at := range []int64{0, 1 << 31, 128<<30 - 1, tt.size - 1} {
 			require.NoError(t, tr.Write(at, 1))
 		}
-		c, err := tr.Changes(id)
+		c, err := tr.Changes(id, whole)
 		require.NoError(t, err)
 		require.Equal(t, tt.granule, c.Granule)
 		require.EqualValues(t, 4, c.Count)
