@@ -131,6 +131,17 @@ func unmount(mountPoint string, lazily bool) error {
 	return nil
 }
 
+// pending tells whether a request waits to be read.
+func (d *device) pending() bool {
+	set := []unix.PollFd{{Events: unix.POLLIN}}
+	var err error
+	gone := d.conn.Control(func(fd uintptr) {
+		set[0].Fd = int32(fd)
+		_, err = unix.Poll(set, 0)
+	})
+	return gone == nil && err == nil && set[0].Revents&unix.POLLIN != 0
+}
+
 // close gives the device back when nobody reads or writes it any more.
 func (d *device) close() error { return d.file.Close() }
 

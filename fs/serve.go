@@ -14,9 +14,17 @@ import (
 )
 
 const (
-	// steadyReaders is how many readers there are at least. Each more of them on
-	// the same processors makes bulk writes wait for one another's file lock.
+	// calmReaders is how many readers wait while requests come one at a time. The
+	// kernel wakes readers in turn: with more of them each request would find another
+	// thread, another buffer, and a runtime that took their processors away.
+	calmReaders = 1
+	// steadyReaders is how many there are at least when requests come faster. Each
+	// more of them on the same processors makes bulk writes wait for one another's
+	// file lock.
 	steadyReaders = 4
+	// calmTicks is for how many times patience requests must have come one at a time,
+	// or not at all, to be taken for calm.
+	calmTicks = 50
 	// maxBulk is how many requests of more than bulk bytes that make no headway get
 	// a reader in their place. Each fills a buffer: without the bound a host that
 	// hangs would fill the memory with what the kernel writes back.
@@ -37,7 +45,10 @@ type loop struct {
 	log      *logrus.Logger
 
 	idle    atomic.Int32  // readers that wait for a request
-	starved chan struct{} // holds one when none was idle
+	steady  atomic.Int32  // how many are to wait
+	crowded atomic.Bool   // requests overlapped since the last look
+	came    atomic.Bool   // a request came since the last look
+	wake    chan struct{} // holds one when came was set
 	ended   chan struct{} // closed when the kernel sends no more requests
 	end     sync.Once
 	readers sync.WaitGroup
@@ -52,7 +63,7 @@ type devReader struct {
 }
 
 func newLoop(dev *device, protocol *fuse.ProtocolServer, log *logrus.Logger) *loop {
-	return &loop{dev: dev, protocol: protocol, log: log, starved: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &loop{dev: dev, protocol: protocol, log: log, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 // The buffer of a reader: what a WRITE carries and what a READ answers begins
@@ -68,7 +79,7 @@ func newDevReader() *devReader { return &devReader{buf: make([]byte, bufferPage+
 // begin answers INIT, the first request of a mount.
 func (l *loop) begin() error {
 	var err error
-	gone := l.dev.conn.Control(func(fd uintptr) { _, err = l.next(int(fd), newDevReader()) })
+	gone := l.dev.conn.Control(func(fd uintptr) { _, err = l.answer(int(fd), newDevReader()) })
 	return errors.Join(gone, err)
 }
 
@@ -84,30 +95,66 @@ func (l *loop) serve(gone func()) {
 			l.readers.Go(func() { l.read(r) })
 		}
 	}
-	start(steadyReaders)
+	l.steady.Store(calmReaders)
+	start(calmReaders)
 	for {
 		select {
 		case <-l.ended:
 			gone()
 			l.interrupt(readers)
 			return
-		case <-l.starved:
-		}
-		for l.idle.Load() == 0 {
-			select {
-			case <-l.ended:
-			case <-time.After(patience):
-				start(missing(readers))
-				continue
-			}
-			break
+		case <-l.wake:
+			l.watch(readers, start)
 		}
 	}
 }
 
-// missing is how many readers to start, so that there are enough beside those
-// that serve the same request as when it looked last.
-func missing(readers map[*devReader]uint64) int {
+// watch starts readers as requests need them, until no request came for a while and a
+// reader waits for the next, or the mount is gone.
+func (l *loop) watch(readers map[*devReader]uint64, start func(n int)) {
+	for p := (pace{}); p.quiet < calmTicks; {
+		select {
+		case <-l.ended:
+			return
+		case <-time.After(patience):
+			l.look(&p, readers, start)
+		}
+	}
+}
+
+// pace is how requests come: for how many looks none came, and for how many they did
+// not overlap.
+type pace struct{ quiet, calm int }
+
+// look adjusts the number of readers to what happened since the last look.
+func (l *loop) look(p *pace, readers map[*devReader]uint64, start func(n int)) {
+	select {
+	case <-l.wake: // before came is cleared: what comes from there on wakes again
+	default:
+	}
+	came, overlap, starved := l.came.Swap(false), l.crowded.Swap(false), l.idle.Load() == 0
+	if starved && l.dev.pending() {
+		overlap = true
+		l.steady.Store(steadyReaders)
+	}
+	if starved {
+		start(missing(readers, int(l.steady.Load())))
+	}
+	p.quiet, p.calm = p.quiet+1, p.calm+1
+	if came {
+		p.quiet = 0
+	}
+	if overlap {
+		p.calm = 0
+	}
+	if p.calm >= calmTicks {
+		l.steady.Store(calmReaders)
+	}
+}
+
+// missing is how many readers to start, so that steady are there beside those that
+// serve the same request as when it looked last.
+func missing(readers map[*devReader]uint64, steady int) int {
 	large, small := 0, 0
 	for r, before := range readers {
 		if r.left.Load() {
@@ -124,7 +171,7 @@ func missing(readers map[*devReader]uint64) int {
 			small++
 		}
 	}
-	return max(0, steadyReaders+small+min(large, maxBulk)-len(readers))
+	return max(0, steady+small+min(large, maxBulk)-len(readers))
 }
 
 // interrupt ends requests that wait for what their callers, who are gone, will
@@ -154,10 +201,13 @@ func (l *loop) interrupt(readers map[*devReader]uint64) {
 
 // read serves requests until the mount is gone, or this reader is not needed.
 func (l *loop) read(r *devReader) {
-	defer r.left.Store(true)
+	defer func() {
+		r.buf = nil // r itself is dropped when somebody looks
+		r.left.Store(true)
+	}()
 	_ = l.dev.conn.Control(func(fd uintptr) { // an error would mean that the mount is gone
 		for {
-			more, err := l.next(int(fd), r)
+			more, err := l.answer(int(fd), r)
 			if !more {
 				if err != unix.ENODEV {
 					l.log.WithError(err).Error("reading requests of the kernel")
@@ -166,19 +216,31 @@ func (l *loop) read(r *devReader) {
 				l.end.Do(func() { close(l.ended) })
 				return
 			}
-			if l.idle.Load() > steadyReaders { // itself among them
-				l.idle.Add(-1)
+			if l.dismissed() {
 				return
 			}
 		}
 	})
 }
 
+// dismissed takes the caller off those who wait, when there are more than needed.
+func (l *loop) dismissed() bool {
+	for {
+		n := l.idle.Load() // the caller among them
+		if n <= l.steady.Load() {
+			return false
+		}
+		if l.idle.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
 // opInterrupt is the kernel's number of INTERRUPT.
 const opInterrupt = 36
 
-// next takes one request and answers it. False: there are no more.
-func (l *loop) next(fd int, r *devReader) (more bool, err error) {
+// answer takes one request and answers it. False: there are no more.
+func (l *loop) answer(fd int, r *devReader) (more bool, err error) {
 	in := r.buf[bufferPage-writeHeader:]
 	n, err := unix.Read(fd, in)
 	switch {
@@ -198,21 +260,25 @@ func (l *loop) next(fd int, r *devReader) (more bool, err error) {
 		*(*fuse.OutHeader)(unsafe.Pointer(&out[0])) = fuse.OutHeader{Length: uint32(replyHeader), Status: -int32(status), Unique: head.Unique}
 		size = replyHeader
 	}
+	l.leave(r) // before the reply, on which the next request may follow at once
 	if size > 0 {
 		l.reply(fd, out[:size], &head)
 	}
-	l.leave(r)
 	return true, nil
 }
 
 func (l *loop) enter(r *devReader, unique uint64, bulk bool) {
 	r.bulk.Store(bulk)
 	r.serving.Store(unique)
-	if l.idle.Add(-1) == 0 {
-		select {
-		case l.starved <- struct{}{}:
-		default:
-		}
+	if n := l.idle.Add(-1); n < l.steady.Load()-1 && !l.crowded.Load() {
+		l.crowded.Store(true)
+	}
+	if l.came.Load() || l.came.Swap(true) {
+		return
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -86,26 +86,33 @@ func TestMissingReaders(t *testing.T) {
 	const idle, moving, bulk, small, left = 'i', 'm', 'b', 's', 'l'
 	many := func(n int, kind rune) string { return string(bytes.Repeat([]byte{byte(kind)}, n)) }
 	for _, tt := range []struct {
+		steady  int
 		readers string
 		want    int
 	}{
-		{"iiii", 0},
-		{"mmmm", 0},
-		{"bmmm", 1},
-		{"ssss", 4},
-		{"ssssmmmm", 0},
-		{"ssbbmm", 2},
-		{"lliiii", 0},
-		{"lliii", 1},
-		{"", 4},
-		{many(maxBulk, bulk), 4},
-		{many(maxBulk+3, bulk), 1},
-		{many(maxBulk+4, bulk), 0},
-		{many(maxBulk+40, bulk), 0},
-		{many(maxBulk+4, bulk) + "s", 0},
-		{many(1000, small), 4},
+		{calmReaders, "i", 0},
+		{calmReaders, "m", 0},
+		{calmReaders, "s", 1},
+		{calmReaders, "b", 1},
+		{calmReaders, "l", 1},
+		{calmReaders, "ssi", 0},
+		{steadyReaders, "iiii", 0},
+		{steadyReaders, "mmmm", 0},
+		{steadyReaders, "bmmm", 1},
+		{steadyReaders, "ssss", 4},
+		{steadyReaders, "ssssmmmm", 0},
+		{steadyReaders, "ssbbmm", 2},
+		{steadyReaders, "lliiii", 0},
+		{steadyReaders, "lliii", 1},
+		{steadyReaders, "", 4},
+		{steadyReaders, many(maxBulk, bulk), 4},
+		{steadyReaders, many(maxBulk+3, bulk), 1},
+		{steadyReaders, many(maxBulk+4, bulk), 0},
+		{steadyReaders, many(maxBulk+40, bulk), 0},
+		{steadyReaders, many(maxBulk+4, bulk) + "s", 0},
+		{steadyReaders, many(1000, small), 4},
 	} {
-		t.Run(tt.readers, func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.steady, tt.readers), func(t *testing.T) {
 			readers := map[*devReader]uint64{}
 			for i, kind := range tt.readers {
 				r, before := &devReader{}, uint64(i+1)
@@ -119,13 +126,115 @@ func TestMissingReaders(t *testing.T) {
 				}
 				readers[r] = before
 			}
-			require.Equal(t, tt.want, missing(readers))
+			require.Equal(t, tt.want, missing(readers, tt.steady))
 			for r, before := range readers {
 				require.Equal(t, r.serving.Load(), before)
 			}
 		})
 	}
 }
+
+// Requests that overlap, and one that waits while nobody is idle, make readers; when
+// they come one at a time, or not at all, a single one is left, and nobody looks.
+func TestReadersFollowTheRequests(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		steady   int32
+		do       func(*testLoop)
+		want     int32 // that are to wait
+		readers  int
+		overlaps bool
+	}{
+		{"nothing", calmReaders, func(*testLoop) {}, calmReaders, 1, false},
+		{"one at a time", calmReaders, func(l *testLoop) { l.one(); l.one() }, calmReaders, 1, false},
+		{"one at a time, among many", steadyReaders, func(l *testLoop) { l.one(); l.one() }, steadyReaders, 4, false},
+		{"two at a time, among many", steadyReaders, func(l *testLoop) { l.enter(l.all[0], 7, false); l.one() }, steadyReaders, 4, true},
+		{"the only reader moves", calmReaders, func(l *testLoop) { l.enter(l.all[0], 7, false) }, calmReaders, 1, false},
+		{"and a request waits", calmReaders, func(l *testLoop) { l.enter(l.all[0], 7, false); l.wait() }, steadyReaders, 4, true},
+		{"a request waits for one that comes", calmReaders, func(l *testLoop) { l.wait() }, calmReaders, 1, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newTestLoop(t, tt.steady)
+			tt.do(l)
+			came := l.came.Load()
+			require.Equal(t, came, len(l.wake) == 1)
+			p := pace{quiet: 5, calm: 5}
+			l.look(&p, l.readers, l.start)
+			require.Equal(t, tt.want, l.steady.Load())
+			require.Len(t, l.readers, tt.readers)
+			require.Equal(t, tt.overlaps, p.calm == 0)
+			require.Equal(t, came, p.quiet == 0)
+			require.False(t, l.came.Load() || l.crowded.Load() || len(l.wake) > 0)
+		})
+	}
+}
+
+// A reader that makes no headway is replaced; when the others have been calm for
+// long enough they are dismissed, down to one.
+func TestReadersLeaveWhenAllIsCalm(t *testing.T) {
+	l := newTestLoop(t, calmReaders)
+	l.enter(l.all[0], 7, false)
+	l.wait()
+	var p pace
+	l.look(&p, l.readers, l.start)
+	require.Len(t, l.readers, steadyReaders)
+	l.watch(l.readers, l.start)
+	require.Len(t, l.readers, steadyReaders)
+	require.EqualValues(t, calmReaders, l.steady.Load())
+	require.EqualValues(t, steadyReaders-1, l.idle.Load())
+	l.leave(l.all[0])
+	for range steadyReaders - calmReaders {
+		require.True(t, l.dismissed())
+	}
+	require.False(t, l.dismissed())
+}
+
+// A reader that hangs alone is replaced, though nothing else comes.
+func TestTheOnlyReaderIsReplaced(t *testing.T) {
+	l := newTestLoop(t, calmReaders)
+	l.enter(l.all[0], 7, false)
+	l.watch(l.readers, l.start)
+	require.Len(t, l.readers, 2)
+	require.EqualValues(t, calmReaders, l.idle.Load())
+}
+
+// testLoop is a loop whose readers do nothing, and whose device is a pipe.
+type testLoop struct {
+	*loop
+	readers map[*devReader]uint64
+	all     []*devReader
+	kernel  *os.File
+}
+
+func newTestLoop(t *testing.T, steady int32) *testLoop {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, errors.Join(r.Close(), w.Close())) })
+	conn, err := r.SyscallConn()
+	require.NoError(t, err)
+	l := &testLoop{loop: newLoop(&device{file: r, conn: conn}, nil, nil), readers: map[*devReader]uint64{}, kernel: w}
+	l.steady.Store(steady)
+	l.start(int(steady))
+	return l
+}
+
+func (l *testLoop) start(n int) {
+	for range n {
+		r := &devReader{}
+		l.all, l.readers[r] = append(l.all, r), 0
+		l.idle.Add(1)
+	}
+}
+
+// one is a request that ends.
+func (l *testLoop) one() {
+	r := l.all[len(l.all)-1]
+	l.enter(r, 9, false)
+	l.leave(r)
+}
+
+// wait is a request that nobody has read.
+func (l *testLoop) wait() { _, _ = l.kernel.Write([]byte{0}) }
 
 func TestInPlace(t *testing.T) {
 	buf := []byte("abcdef")
