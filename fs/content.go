@@ -41,6 +41,13 @@ var (
 type names struct {
 	image ops.Ref // what is opened
 	host  ops.Ref // the file that holds the disk: the same, but for a set
+	kept  *kept   // what it was looked up as, nil for anything but a snapshot
+}
+
+// kept is a snapshot of a set.
+type kept struct {
+	set ops.Ref
+	id  string
 }
 
 // contentHandle is one open of a content file.
@@ -54,9 +61,10 @@ type contentHandle struct {
 	device bool   // the daemon itself opened it: for an attached image's block device, or to write back
 }
 
-// content makes the node of a window of an image, by a stat of its file alone.
-func (m *mount) content(found *ops.Found, w window) (node, gofs.StableAttr, error) {
-	c := &content{m: m, first: names{image: found.Ref, host: found.Ref}, window: w}
+// content makes the node of a window of an image, by a stat of its file alone. as is
+// the snapshot that the image is looked up as, nil without one.
+func (m *mount) content(found *ops.Found, w window, as *kept) (node, gofs.StableAttr, error) {
+	c := &content{m: m, first: names{image: found.Ref, host: found.Ref, kept: as}, window: w}
 	st := found.Stat
 	if found.Set != nil && found.Err == nil {
 		var err error
@@ -204,13 +212,13 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	if err != nil {
 		return nil, err
 	}
-	image := c.names().image
-	disk, err := c.m.lib.Open(image, access)
+	n := c.names()
+	disk, err := c.m.openDisk(n, access)
 	if err != nil {
 		c.m.dismiss(v, write)
 		return nil, err
 	}
-	h := &contentHandle{disk: disk, node: c, opened: image, pages: v, write: write}
+	h := &contentHandle{disk: disk, node: c, opened: n.image, pages: v, write: write}
 	h.device = device
 	if known {
 		h.opener = caller.Pid
@@ -223,6 +231,15 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 		return nil, err
 	}
 	return h, nil
+}
+
+// openDisk opens an image. What is read as a snapshot has to be the file that the set
+// recorded when it is opened, too: the one that was looked up may have been exchanged.
+func (m *mount) openDisk(n names, a ops.Access) (*ops.Handle, error) {
+	if n.kept != nil && a&ops.Write == 0 {
+		return m.lib.OpenSnapshot(n.kept.set, n.kept.id)
+	}
+	return m.lib.Open(n.image, a)
 }
 
 // Release implements [gofs.NodeReleaser]. The kernel has written its dirty pages

@@ -32,7 +32,7 @@ func (m *mount) imageRows(p string) ([]row, error) {
 	}
 	rows := []row{
 		{name: "raw", kind: syscall.S_IFREG, node: func() (node, gofs.StableAttr, error) {
-			return m.content(found, window{length: found.Size})
+			return m.content(found, window{length: found.Size}, nil)
 		}},
 	}
 	if found.Err == nil {
@@ -95,7 +95,7 @@ func (m *mount) partitionRows(p string) ([]row, error) {
 		}
 		w := window{part: pt.Index, off: pt.Start, length: pt.Length}
 		rows = append(rows, row{name: view.PartitionFile(pt.Index), kind: syscall.S_IFREG,
-			node: func() (node, gofs.StableAttr, error) { return m.content(found, w) }})
+			node: func() (node, gofs.StableAttr, error) { return m.content(found, w, nil) }})
 	}
 	return rows, nil
 }

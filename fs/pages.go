@@ -203,14 +203,19 @@ func (v *pages) dismissLocked(write bool) {
 }
 
 // settle turns an admitted open into a handle of its view. A first open that
-// finds another chain, or another size, than the kernel has pages for is ESTALE:
-// the name leads to a new node then. The caller closes h after an error.
+// finds another chain, or another size, than the kernel has pages for is ESTALE, and
+// so is a later one of another file: the name leads to a new node then. The caller
+// closes h after an error.
 // s is the chain as it was at the time at, or a little later.
 func (m *mount) settle(c *content, h *contentHandle, s stamp, at time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := h.pages
-	if v.gen != c.gen || m.mu.closed {
+	stale := v.gen != c.gen || m.mu.closed
+	if len(v.handles) > 0 && v.handles[0].disk.CacheID() != h.disk.CacheID() {
+		stale = true // another file has the name since it was looked up
+	}
+	if stale {
 		v.dismissLocked(h.write)
 		return errLookAgain
 	}

@@ -159,7 +159,7 @@ func (m *mount) snapshotRows(ref ops.Ref, id string) ([]row, error) {
 			if err != nil {
 				return nil, gofs.StableAttr{}, err
 			}
-			return m.content(data, window{length: data.Size})
+			return m.content(data, window{length: data.Size}, &kept{set: ref, id: id})
 		}})
 	}
 	for _, op := range m.opts.Ops {

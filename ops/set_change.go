@@ -142,7 +142,7 @@ func (s *setInUse) snapshot(name string) (*SetSnapshot, error) {
 	if n := s.set.Snapshot(name); n != nil {
 		return n, nil
 	}
-	return nil, fmt.Errorf("snapshot=%q: %s has no snapshot of this label or id: %w", name, s.ref.Path(), iofs.ErrNotExist)
+	return nil, noSnapshot(s.ref, name)
 }
 
 // takes says why a snapshot cannot be added.

@@ -1,7 +1,9 @@
 package ops
 
 import (
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"slices"
 )
 
@@ -59,14 +61,56 @@ func (s *Set) judged(e *Engine, name string) (Info, error) {
 // InspectSnapshot looks at the file that holds a snapshot of a set. ErrChanged
 // where another one is in its place; ErrUsage for a reference without data.
 func (l *Library) InspectSnapshot(set *Found, n *SetSnapshot) (*Found, error) {
-	if n.Path == "" {
-		return nil, Errorf(ErrUsage, 0, "snapshot %q of %s is a reference without data", n.Name(), set.Ref.Path())
+	ref, err := set.holding(n)
+	if err != nil {
+		return nil, err
 	}
-	found, err := l.Inspect(set.Beside(n.Path))
+	found, err := l.Inspect(ref)
 	if err == nil && found.Err == nil {
 		err = set.Set.judge(found.Ref, n.Path, found.Info)
 	}
 	return found, err
+}
+
+// OpenSnapshot opens the file that holds a snapshot of a set, by label or id, for
+// reading, and judges what it has open as [Library.InspectSnapshot] does.
+// fs.ErrNotExist where there is no such snapshot.
+func (l *Library) OpenSnapshot(set Ref, name string) (*Handle, error) {
+	found, err := l.Inspect(set)
+	if err != nil {
+		return nil, err
+	}
+	if found.Set == nil {
+		return nil, Errorf(ErrUsage, 0, "snapshot=%q: %s is not a set", name, set.Path())
+	}
+	n := found.Set.Snapshot(name)
+	if n == nil {
+		return nil, noSnapshot(set, name)
+	}
+	ref, err := found.holding(n)
+	if err != nil {
+		return nil, err
+	}
+	h, err := l.Open(ref, Read)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := found.Set.judged(h.engine(), n.Path); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// holding is the file of a snapshot.
+func (f *Found) holding(n *SetSnapshot) (Ref, error) {
+	if n.Path == "" {
+		return Ref{}, Errorf(ErrUsage, 0, "snapshot %q of %s is a reference without data", n.Name(), f.Ref.Path())
+	}
+	return f.Beside(n.Path), nil
+}
+
+func noSnapshot(set Ref, name string) error {
+	return fmt.Errorf("snapshot=%q: %s has no snapshot of this label or id: %w", name, set.Path(), iofs.ErrNotExist)
 }
 
 // isRecorded looks whether a file of the set is what the set records of it. One

@@ -183,7 +183,7 @@ func TestNoBackupOfAnotherFile(t *testing.T) {
 	found, err := f.lib.Inspect(f.lib.Top("d.vhds"))
 	require.NoError(t, err)
 	_, err = openHandle(f.lib, f.lib.Top("d.vhds"), "sun")
-	require.ErrorIs(t, err, ops.ErrUsage)
+	require.ErrorIs(t, err, os.ErrNotExist)
 	h, err := openHandle(f.lib, f.lib.Top("d.vhds"), "tue")
 	require.NoError(t, err)
 	require.NoError(t, h.Close())

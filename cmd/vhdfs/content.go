@@ -117,18 +117,7 @@ type imageContent struct {
 // openHandle opens an image, or the file of a snapshot of a set.
 func openHandle(lib *ops.Library, r ops.Ref, snapshot string) (*ops.Handle, error) {
 	if snapshot != "" {
-		found, err := lib.Inspect(r)
-		if err != nil {
-			return nil, err
-		}
-		if found.Set == nil || found.Set.Snapshot(snapshot) == nil {
-			return nil, ops.Errorf(ops.ErrUsage, 0, "snapshot=%q: %s has none of this label or id", snapshot, r.Path())
-		}
-		data, err := lib.InspectSnapshot(found, found.Set.Snapshot(snapshot))
-		if err != nil {
-			return nil, err
-		}
-		r = data.Ref
+		return lib.OpenSnapshot(r, snapshot)
 	}
 	return lib.Open(r, ops.Read)
 }
