@@ -8,15 +8,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"vhdfs/ops"
+	"vhdfs/test/budget"
 	"vhdfs/test/sim"
 	"vhdfs/vhdx"
 )
@@ -286,37 +284,37 @@ func reads(h *ops.Handle, want []byte) error {
 	return nil
 }
 
-func sequences(t *testing.T) int {
-	if n, err := strconv.Atoi(os.Getenv("VHDFS_SOAK")); err == nil {
-		return n
-	}
-	if os.Getenv("CI") != "" {
-		return 300
-	}
-	return 12
-}
+func sequences(t *testing.T) int { return budget.Of(t, 12, 300) }
+
+const length = 40 // steps of a sequence
 
 // TestRandomSets does random things to sets; after each the disk and every snapshot
 // read as the model says, and in the end the set can be taken apart without a rest.
 func TestRandomSets(t *testing.T) {
-	for seed := range sequences(t) {
-		rng := rand.New(rand.NewPCG(uint64(seed), 77))
-		s, err := newScene()
-		require.NoError(t, err)
-		for range 40 {
-			err := s.step(rng)
-			if err == nil {
-				err = s.check()
-			}
-			if err != nil {
-				t.Fatalf("seed %d: %v\n%q", seed, err, s.trace)
-			}
+	run := budget.Start(t, "sets", "sequences", "steps")
+	for seed := run.Seed(); seed < run.Seed()+uint64(sequences(t)); seed++ {
+		if s, err := randomSet(seed); err != nil {
+			t.Fatalf("seed %d: %v\n%q", seed, run.Broken(err), s.trace)
 		}
-		if err := s.takenApart(seed%2 == 0); err != nil {
-			t.Fatalf("seed %d: %v\n%q", seed, err, s.trace)
-		}
-		require.NoError(t, s.lib.Close())
+		run.Add("sequences", 1)
+		run.Add("steps", length)
 	}
+}
+
+func randomSet(seed uint64) (s *scene, err error) {
+	rng := rand.New(rand.NewPCG(seed, 77))
+	if s, err = newScene(); err != nil {
+		return s, err
+	}
+	for range length {
+		if err := s.step(rng); err != nil {
+			return s, err
+		}
+		if err := s.check(); err != nil {
+			return s, err
+		}
+	}
+	return s, errors.Join(s.takenApart(seed%2 == 0), s.lib.Close())
 }
 
 // takenApart deletes every snapshot and optimizes, with a guest that has the disk open
