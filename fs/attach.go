@@ -86,8 +86,14 @@ func (s *Server) Emptied() <-chan struct{} {
 // the service goes on.
 func (s *Server) StopEmpty() (attached bool, err error) {
 	m := s.m
+	if m.attacher != nil && len(m.attacher.Attached()) > 0 {
+		return true, errAttached
+	}
+	if err := m.beginStop(ops.StopTerms{Dry: true}); err != nil { // it waits: images can be attached meanwhile
+		return false, err
+	}
 	if m.attacher != nil && !m.attacher.CloseEmpty() {
-		return true, ops.Errorf(ops.ErrBusy, 0, "an image is attached")
+		return true, errAttached
 	}
 	for _, j := range m.jobs.List() {
 		if !j.Status().State.Ended() {
@@ -102,3 +108,5 @@ func (s *Server) StopEmpty() (attached bool, err error) {
 	}
 	return false, err
 }
+
+var errAttached = ops.Errorf(ops.ErrBusy, 0, "an image is attached")

@@ -178,6 +178,21 @@ func TestAttachAloneEndsWithItsLastUser(t *testing.T) {
 	a.gone(s)
 }
 
+// While it goes on for a program that reads raw, the service attaches the image again.
+func TestAttachAloneAgain(t *testing.T) {
+	a := newAlone(t)
+	_, s := a.attach("readonly=true", "device=none")
+	raw, err := os.Open(filepath.Join(s.MountPoint, "d.vhdx", "raw"))
+	require.NoError(t, err)
+	defer raw.Close()
+	a.ok("detach", a.image) // waits a few seconds for the end
+	_, again := a.attach("readonly=true", "device=none")
+	require.Equal(t, s.PID, again.PID)
+	require.NoError(t, raw.Close())
+	a.ok("detach", a.image)
+	a.gone(s)
+}
+
 // After a kill the image can be attached again: device and mount of the dead go.
 func TestAttachAloneKilled(t *testing.T) {
 	a := newAlone(t)
