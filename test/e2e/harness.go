@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,29 +91,46 @@ func Start(t testing.TB, images string, flags ...string) *Mount {
 	t.Helper()
 	need.Fuse(t)
 	m := &Mount{Dir: t.TempDir(), Images: images}
-	ready := listen(t)
 	m.cmd = exec.Command(program, append([]string{"mount", "--log-level", "debug", images, m.Dir}, flags...)...)
 	m.cmd.Stderr, m.cmd.Stdout = &m.log, &m.log
-	m.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+ready.LocalAddr().String())
-	require.NoError(t, m.cmd.Start())
+	if err := startReady(t, m.cmd); err != nil {
+		t.Fatalf("%v\n%s", err, m.end())
+	}
 	t.Cleanup(func() { m.Stop(t) })
+	return m
+}
+
+// startReady starts a daemon and waits until its mount is ready; after an error it has
+// been killed. The daemon ends when this process does, in whichever way: the kernel
+// tells it when the thread that started it ends, which Go's threads do no sooner.
+func startReady(t testing.TB, daemon *exec.Cmd) error {
+	t.Helper()
+	ready := listen(t)
+	daemon.Env = append(daemon.Environ(), "NOTIFY_SOCKET="+ready.LocalAddr().String())
+	if daemon.SysProcAttr == nil {
+		daemon.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	daemon.SysProcAttr.Pdeathsig = unix.SIGTERM
+	if err := daemon.Start(); err != nil {
+		return err
+	}
 	require.NoError(t, ready.SetReadDeadline(time.Now().Add(patience)))
 	b := make([]byte, 64)
 	n, err := ready.Read(b)
 	if err != nil || string(b[:n]) != "READY=1" {
-		_ = m.cmd.Process.Kill() // it may be gone already
-		t.Fatalf("not ready: %v %q\n%s", err, b[:n], m.end())
+		_ = daemon.Process.Kill() // it may be gone already
+		return fmt.Errorf("not ready: %w, %q", err, b[:n])
 	}
-	return m
+	return nil
 }
 
+var sockets atomic.Int64 // made so far
+
+// listen makes a socket that every user can write to.
 func listen(t testing.TB) *net.UnixConn {
 	t.Helper()
-	// Not in t.TempDir: its path may be longer than a socket's may be.
-	dir, err := os.MkdirTemp("", "n")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unixgram"})
+	name := fmt.Sprintf("@vhdfs-ready-%d-%d", os.Getpid(), sockets.Add(1)) // abstract: no file
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn

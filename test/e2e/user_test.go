@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -68,12 +69,21 @@ func (u *ordinary) run(name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// mount mounts the folder in the background, to be unmounted by the test or at its end.
+// mount mounts the folder, to be unmounted by the test or at its end.
 func (u *ordinary) mount(t *testing.T) {
 	t.Helper()
-	out, err := u.run(u.bin, "mount", "--daemon", u.images, u.mnt)
-	require.NoError(t, err, out)
-	t.Cleanup(func() { _, _ = u.run("fusermount3", "-u", "-z", u.mnt) }) // when the test has failed before its umount
+	var log bytes.Buffer
+	daemon := exec.Command(u.bin, "mount", u.images, u.mnt)
+	asNobody(daemon)
+	daemon.Dir, daemon.Stdout, daemon.Stderr = "/", &log, &log
+	if err := startReady(t, daemon); err != nil {
+		_ = daemon.Wait() // the first error says why
+		t.Fatalf("%v\n%s", err, log.String())
+	}
+	t.Cleanup(func() {
+		_, _ = u.run("fusermount3", "-u", "-z", u.mnt) // when the test has failed before its umount
+		require.NoError(t, daemon.Wait(), "%s", &log)
+	})
 }
 
 // shell runs a script that must succeed, in the mount.
