@@ -262,3 +262,32 @@ func TestDetachOfADirectDeviceThatWasLeft(t *testing.T) {
 	a.ok("detach", a.image)
 	a.gone(again)
 }
+
+// Of several devices the one is detached that was named, while the service runs and
+// after it was killed.
+func TestDetachOfOneOfTwoDevices(t *testing.T) {
+	need.Loop(t)
+	dir := t.TempDir()
+	m := Start(t, dir)
+	m.Shell(t, "for n in a b; do echo path=$n.vhd type=fixed size=16M > .vhdfs/create; done")
+	device := map[string]string{"a": attach(t, m, "a.vhd", "direct=true"), "b": attach(t, m, "b.vhd", "direct=true")}
+	require.NotEqual(t, device["a"], device["b"])
+	detachOne := func(name, left string) {
+		t.Helper()
+		out, err := Command(t, "/", "detach", device[name])
+		require.NoError(t, err, out)
+		require.NotEqual(t, filepath.Join(dir, name+".vhd"), lies(device[name]))
+		require.Equal(t, filepath.Join(dir, left+".vhd"), lies(device[left]))
+	}
+	detachOne("b", "a")
+	device["b"] = attach(t, m, "b.vhd", "direct=true")
+	detachOne("a", "b")
+	device["a"] = attach(t, m, "a.vhd", "direct=true")
+
+	require.NoError(t, m.cmd.Process.Kill())
+	m.end()
+	require.NoError(t, unix.Unmount(m.Dir, unix.MNT_DETACH))
+	detachOne("b", "a")
+	Start(t, dir) // takes a's away
+	require.NotEqual(t, filepath.Join(dir, "a.vhd"), lies(device["a"]))
+}
