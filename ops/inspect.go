@@ -159,11 +159,14 @@ func (l *Library) leafOf(r Ref, set *Set) (Ref, error) {
 		return Ref{}, Corruptf(StatusNotVirtualDisk, "set %s: active disk %q is not a name in its own folder", r.Path(), set.Leaf)
 	}
 	dir := path.Dir(r.Name)
-	names := new(folder).find(r.Dir, dir, p.parts)
-	if len(names) == 1 {
+	written := Ref{Dir: r.Dir, Name: path.Join(dir, p.base())}
+	if _, err := r.Dir.Stat(written.Name); err == nil {
+		return written, nil
+	}
+	if names := new(folder).find(r.Dir, dir, p.parts); len(names) == 1 {
 		return Ref{Dir: r.Dir, Name: names[0]}, nil
 	}
-	return Ref{Dir: r.Dir, Name: path.Join(dir, p.base())}, nil
+	return written, nil
 }
 
 // probe finds the format of a file by its content.

@@ -302,14 +302,8 @@ func setCreator(b []byte) (string, int) {
 	return s, n
 }
 
-func setZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
+// setZero tells whether b, at most setScanChunk bytes, is zeros.
+func setZero(b []byte) bool { return bytes.Equal(b, ops.Zeros(int64(len(b)))) }
 
 // setUnknown names the first content outside the structures known here, or
 // answers "": identifier and creator end at head. The file is read a chunk at a
@@ -339,11 +333,11 @@ func setUnknown(f ops.File, h setHeader, head int, size int64, own bool) (string
 				clear(b[lo:hi])
 			}
 		}
-		for i, c := range b {
-			if c != 0 {
-				return fmt.Sprintf("content at %#x", off+int64(i)), nil
-			}
+		if setZero(b) {
+			continue
 		}
+		i := slices.IndexFunc(b, func(c byte) bool { return c != 0 })
+		return fmt.Sprintf("content at %#x", off+int64(i)), nil
 	}
 	return "", nil
 }
