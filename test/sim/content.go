@@ -1,6 +1,9 @@
 package sim
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 const (
 	pageSize   = 4096
@@ -142,11 +145,27 @@ func (c *content) missing(off, n int64) int64 {
 
 func (c *content) write(p []byte, off int64) {
 	for len(p) > 0 {
-		at := off % pageSize
-		n := copy(c.ownPage(off / pageSize).b[at:], p)
-		p, off = p[n:], off+int64(n)
+		i, at := off/pageSize, off%pageSize
+		n := min(pageSize-at, int64(len(p)))
+		if n == pageSize && bytes.Equal(p[:n], zeroPage.b[:]) {
+			c.storeZero(i)
+		} else {
+			copy(c.ownPage(i).b[at:], p)
+		}
+		p, off = p[n:], off+n
 	}
 	c.size = max(c.size, off)
+}
+
+// storeZero makes page i stored zeros.
+func (c *content) storeZero(i int64) {
+	ch := c.ownChunk(i / chunkPages)
+	at := &ch.pages[i%chunkPages]
+	if *at == nil {
+		ch.used++
+		c.stored++
+	}
+	*at = zeroPage
 }
 
 // truncate sets the size; what lies past a smaller one is gone for good.
@@ -207,10 +226,7 @@ func (c *content) allocate(off, n int64) {
 			continue
 		}
 		if c.page(i) == nil {
-			ch := c.ownChunk(k)
-			ch.pages[i%chunkPages] = zeroPage
-			ch.used++
-			c.stored++
+			c.storeZero(i)
 		}
 		i++
 	}
