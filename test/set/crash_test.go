@@ -1,7 +1,6 @@
 package set_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,13 +17,13 @@ import (
 
 // content is what a set shows.
 type content struct {
-	leaf  []byte
-	snaps map[string][]byte
+	leaf  image
+	snaps map[string]image
 	refs  map[string]bool
 }
 
 func (s *scene) content() content {
-	return content{bytes.Clone(s.leaf), maps.Clone(s.snaps), maps.Clone(s.refs)}
+	return content{s.leaf, maps.Clone(s.snaps), maps.Clone(s.refs)}
 }
 
 // change is an operation that is cut.
@@ -38,7 +37,7 @@ type change struct {
 func take(l string) func(s *scene) error {
 	return func(s *scene) error {
 		err := s.ask("snapshot", setName, l)
-		s.snaps[l] = bytes.Clone(s.leaf)
+		s.snaps[l] = s.leaf
 		return err
 	}
 }
@@ -58,12 +57,12 @@ func changes() []change {
 		{name: "second snapshot, nobody there", open: false, do: take("b")},
 		{name: "snapshot of what was not flushed", open: true, late: true, do: take("b")},
 		{name: "apply", open: false, do: func(s *scene) error {
-			s.leaf = bytes.Clone(s.snaps["s1"])
+			s.leaf = s.snaps["s1"]
 			return s.ask("apply", setName, "s1")
 		}},
 		{name: "apply keep", open: false, do: func(s *scene) error {
 			s.snaps["k"] = s.leaf
-			s.leaf = bytes.Clone(s.snaps["s1"])
+			s.leaf = s.snaps["s1"]
 			return s.ask("apply", setName, "snapshot=s1 keep=k")
 		}},
 		{name: "delete", open: true, do: remove("s2")},
@@ -112,7 +111,7 @@ func prepared(c change) (*scene, error) {
 	if c.name == "optimize, a thrown away tip" {
 		keep := func(s *scene) error {
 			s.snaps["k"] = s.leaf
-			s.leaf = bytes.Clone(s.snaps["s1"])
+			s.leaf = s.snaps["s1"]
 			return s.ask("apply", setName, "snapshot=s1 keep=k")
 		}
 		if err := errors.Join(s.close(), keep(s), remove("k")(s)); err != nil {
@@ -144,7 +143,7 @@ func judge(h *sim.Host, may ...content) error {
 	if at < 0 {
 		return errors.Join(list...)
 	}
-	s := &scene{host: h, lib: lib, leaf: bytes.Clone(may[at].leaf), snaps: maps.Clone(may[at].snaps), refs: maps.Clone(may[at].refs), kept: map[string]bool{}}
+	s := &scene{host: h, lib: lib, leaf: may[at].leaf, snaps: maps.Clone(may[at].snaps), refs: maps.Clone(may[at].refs), kept: map[string]bool{}}
 	if err := s.ask("optimize", setName, ""); err != nil {
 		return err
 	}

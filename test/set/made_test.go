@@ -1,7 +1,6 @@
 package set_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,8 +15,8 @@ import (
 )
 
 // on is a scene on what a crash left.
-func on(h *sim.Host, leaf []byte) *scene {
-	return &scene{host: h, lib: library(h), leaf: bytes.Clone(leaf), snaps: map[string][]byte{}, refs: map[string]bool{}, kept: map[string]bool{}}
+func on(h *sim.Host, leaf image) *scene {
+	return &scene{host: h, lib: library(h), leaf: leaf, snaps: map[string]image{}, refs: map[string]bool{}, kept: map[string]bool{}}
 }
 
 func seeded(n uint64) *rand.Rand { return rand.New(rand.NewPCG(n, n)) }

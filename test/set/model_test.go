@@ -35,18 +35,23 @@ type scene struct {
 	host  *sim.Host
 	lib   *ops.Library
 	disk  *ops.Handle // of a guest that writes; nil without one
-	leaf  []byte
-	snaps map[string][]byte // by label
-	refs  map[string]bool   // labels of references without data
-	kept  map[string]bool   // labels of writeable ones
+	leaf  image
+	snaps map[string]image // by label
+	refs  map[string]bool  // labels of references without data
+	kept  map[string]bool  // labels of writeable ones
 	made  int
 	trace []string
 }
 
+// empty is a host with a new set.
+var empty = sync.OnceValues(func() (*sim.Host, error) {
+	s := on(sim.New(), image{})
+	return s.host, s.ask("create", ".", "path=d.vhds block=1M size="+strconv.Itoa(diskSize))
+})
+
 func newScene() (*scene, error) {
-	h := sim.New()
-	s := &scene{host: h, lib: library(h), leaf: make([]byte, diskSize), snaps: map[string][]byte{}, refs: map[string]bool{}, kept: map[string]bool{}}
-	return s, s.ask("create", ".", "path=d.vhds block=1M size="+strconv.Itoa(diskSize))
+	h, err := empty()
+	return on(h.Clone(), image{}.resized(diskSize)), err
 }
 
 // ask runs an operation.
@@ -89,25 +94,21 @@ func (s *scene) write(rng *rand.Rand) error {
 		return err
 	}
 	n := (rng.Int64N(300) + 1) * 512
-	off := rng.Int64N((int64(len(s.leaf))-n)/512) * 512
+	off := rng.Int64N((s.leaf.size-n)/512) * 512
 	b := bytes.Repeat([]byte{byte(rng.IntN(255) + 1)}, int(n))
 	s.trace = append(s.trace, fmt.Sprintf("write %d at %d", n, off))
 	if rng.IntN(4) == 0 {
 		clear(b)
-		copy(s.leaf[off:], b)
+		s.leaf = s.leaf.with(off, b)
 		return s.disk.Zero(off, n, rng.IntN(2) == 0)
 	}
-	copy(s.leaf[off:], b)
+	s.leaf = s.leaf.with(off, b)
 	_, err := s.disk.WriteAt(b, off)
 	return err
 }
 
 func (s *scene) resize(size int64) error {
-	if size < int64(len(s.leaf)) {
-		s.leaf = bytes.Clone(s.leaf[:size])
-	} else {
-		s.leaf = append(bytes.Clone(s.leaf), make([]byte, size-int64(len(s.leaf)))...)
-	}
+	s.leaf = s.leaf.resized(size)
 	return s.ask("resize", setName, fmt.Sprintf("size=%d unsafe=true", size))
 }
 
@@ -143,7 +144,7 @@ func (s *scene) step(rng *rand.Rand) error {
 		if err := s.ask("snapshot", setName, l); err != nil {
 			return err
 		}
-		s.snaps[l] = bytes.Clone(s.leaf)
+		s.snaps[l] = s.leaf
 	case n < 15 && len(labels) > 0:
 		l := labels[rng.IntN(len(labels))]
 		if err := s.close(); err != nil {
@@ -158,7 +159,7 @@ func (s *scene) step(rng *rand.Rand) error {
 		} else if err := s.ask("apply", setName, l); err != nil {
 			return err
 		}
-		s.leaf = bytes.Clone(s.snaps[l])
+		s.leaf = s.snaps[l]
 	case n < 17 && len(labels) > 0:
 		return s.remove(rng)
 	case n < 18:
@@ -210,7 +211,7 @@ func (s *scene) check() (err error) {
 			err = errors.Join(err, h.Close())
 		}
 	}()
-	compare := func(r ops.Ref, want []byte) error {
+	compare := func(r ops.Ref, want image) error {
 		h, err := s.lib.Open(r, ops.Read)
 		if err != nil {
 			return err
@@ -242,7 +243,7 @@ func (s *scene) check() (err error) {
 	return nil
 }
 
-func (s *scene) same(r ops.Ref, want []byte) error {
+func (s *scene) same(r ops.Ref, want image) error {
 	h, err := s.lib.Open(r, ops.Read)
 	if err != nil {
 		return err
@@ -257,33 +258,6 @@ func (s *scene) same(r ops.Ref, want []byte) error {
 	return err
 }
 
-// pieces are what disks are compared in, without a copy of each.
-var pieces = sync.Pool{New: func() any { return new([256 << 10]byte) }}
-
-// reads compares a disk with what it must read as, its size too.
-func reads(h *ops.Handle, want []byte) error {
-	if h.Size() != int64(len(want)) {
-		return fmt.Errorf("%d bytes, want %d", h.Size(), len(want))
-	}
-	buf := pieces.Get().(*[256 << 10]byte)
-	defer pieces.Put(buf)
-	for at := 0; at < len(want); {
-		got, is := buf[:min(len(buf), len(want)-at)], want[at:]
-		if n, err := h.ReadAt(got, int64(at)); n < len(got) {
-			return err
-		}
-		if !bytes.Equal(got, is[:len(got)]) {
-			i := 0
-			for got[i] == is[i] {
-				i++
-			}
-			return fmt.Errorf("differs at %#x", at+i)
-		}
-		at += len(got)
-	}
-	return nil
-}
-
 func sequences(t *testing.T) int { return budget.Of(t, 12, 300) }
 
 const length = 40 // steps of a sequence
@@ -292,12 +266,19 @@ const length = 40 // steps of a sequence
 // read as the model says, and in the end the set can be taken apart without a rest.
 func TestRandomSets(t *testing.T) {
 	run := budget.Start(t, "sets", "sequences", "steps")
-	for seed := run.Seed(); seed < run.Seed()+uint64(sequences(t)); seed++ {
-		if s, err := randomSet(seed); err != nil {
-			t.Fatalf("seed %d: %v\n%q", seed, run.Broken(err), s.trace)
-		}
-		run.Add("sequences", 1)
-		run.Add("steps", length)
+	const threads = 2
+	for first := range uint64(threads) {
+		t.Run(strconv.FormatUint(first, 10), func(t *testing.T) {
+			t.Parallel()
+			for n := first; n < uint64(sequences(t)); n += threads {
+				seed := run.Seed() + n
+				if s, err := randomSet(seed); err != nil {
+					t.Fatalf("seed %d: %v\n%q", seed, run.Broken(err), s.trace)
+				}
+				run.Add("sequences", 1)
+				run.Add("steps", length)
+			}
+		})
 	}
 }
 
@@ -333,7 +314,7 @@ func (s *scene) takenApart(open bool) error {
 			return err
 		}
 	}
-	s.snaps, s.refs = map[string][]byte{}, map[string]bool{}
+	s.snaps, s.refs = map[string]image{}, map[string]bool{}
 	a, err := s.answer("optimize", setName, "")
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package set_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	iofs "io/fs"
@@ -149,7 +148,7 @@ func TestLostSetWithBranches(t *testing.T) {
 			require.NoError(t, err)
 			kept := s.leaf
 			require.NoError(t, s.ask("apply", setName, "snapshot=s1 keep=k"))
-			s.leaf, s.snaps["k"], s.kept["k"] = bytes.Clone(s.snaps["s1"]), kept, true
+			s.leaf, s.snaps["k"], s.kept["k"] = s.snaps["s1"], kept, true
 			require.NoError(t, errors.Join(s.write(seeded(8)), s.close(), s.check()))
 			before := s.found(t, setName).Set
 			leaf, labels := before.Leaf, map[string]string{}
@@ -160,7 +159,7 @@ func TestLostSetWithBranches(t *testing.T) {
 				leaf = before.Snapshot("k").Path
 				delete(labels, leaf)
 				labels[before.Leaf] = "former"
-				s.snaps["former"], s.leaf = s.leaf, bytes.Clone(kept)
+				s.snaps["former"], s.leaf = s.leaf, kept
 				delete(s.snaps, "k")
 			}
 			require.NoError(t, s.host.Dir("/vms").Remove(setName))
