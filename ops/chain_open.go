@@ -31,29 +31,35 @@ func (l layers) unchangedLocked() error {
 }
 
 // join makes the chain of a handle's engine, or takes the one that its handles
-// share.
+// share. A handle that goes over to another engine meanwhile takes the chain of that.
 func (l *Library) join(h *Handle) (*Chain, error) {
-	l.mu.Lock()
-	e := h.engine()
-	c := e.use.chain
-	l.mu.Unlock()
-	if c != nil {
-		return c, c.unchanged()
+	for {
+		l.mu.Lock()
+		e := h.engine()
+		c := e.use.chain
+		l.mu.Unlock()
+		if c != nil {
+			return c, c.unchanged()
+		}
+		c, err := l.follow(e)
+		l.mu.Lock()
+		first, moved := e.use.chain, h.engine() != e
+		if err == nil && first == nil && !moved {
+			e.use.chain = c
+		}
+		l.mu.Unlock()
+		switch {
+		case err == nil && first == nil && !moved:
+			return c, nil
+		case err == nil: // of no use
+			err = l.releaseParents(c.layers()[1:])
+		case moved: // and what it came from may be closed
+			err = nil
+		}
+		if err != nil || !moved {
+			return first, err
+		}
 	}
-	c, err := l.follow(e)
-	if err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	first := e.use.chain
-	if first == nil {
-		e.use.chain = c
-	}
-	l.mu.Unlock()
-	if first == nil {
-		return c, nil
-	}
-	return first, l.releaseParents(c.layers()[1:])
 }
 
 // follow opens the parents of an image, one after the other.

@@ -2,6 +2,7 @@ package set_test
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -87,4 +88,47 @@ func TestActiveDiskIsAnotherWhileItIsOpened(t *testing.T) {
 	require.Equal(t, 4, swaps)
 	names(t, err, leaf, is, was)
 	require.NoError(t, s.check())
+}
+
+// Who opens a set while it gets another disk has that one, and not the one that it
+// had when the open began.
+func TestSetGetsAnotherDiskWhileItIsOpened(t *testing.T) {
+	for _, tt := range []struct {
+		name, request string
+		access        ops.Access
+	}{
+		{"snapshot", "new", ops.Read},
+		{"snapshot", "new", ops.Write},
+		{"apply", "s1", ops.Read},
+	} {
+		t.Run(fmt.Sprint(tt), func(t *testing.T) {
+			s, err := prepared(change{name: "second snapshot, nobody there"})
+			require.NoError(t, err)
+			parent, asked := "/vms/"+s.found(t, setName).Set.Snapshot("s2").Path, false
+			s.host.SetFault(func(c sim.Call) error {
+				if c.Op == sim.OpOpen && c.Path == parent && !asked {
+					asked = true
+					require.NoError(t, s.ask(tt.name, setName, tt.request))
+				}
+				return nil
+			})
+			h, err := s.lib.Open(s.lib.Top(setName), tt.access)
+			require.NoError(t, err)
+			s.host.SetFault(nil)
+			require.True(t, asked)
+			if tt.name == "apply" {
+				s.leaf = s.snaps["s1"]
+			} else {
+				s.snaps["new"] = s.leaf
+			}
+			require.NoError(t, reads(h, s.leaf))
+			if tt.access == ops.Write {
+				b := []byte{1, 2, 3}
+				_, err := h.WriteAt(b, 0)
+				s.leaf = s.leaf.with(0, b)
+				require.NoError(t, errors.Join(err, h.Flush()))
+			}
+			require.NoError(t, errors.Join(s.write(seeded(7)), reads(h, s.leaf), h.Close(), s.close(), s.check()))
+		})
+	}
 }
