@@ -3,40 +3,37 @@ package ops
 import (
 	"errors"
 	iofs "io/fs"
+	"time"
 )
 
-// leafAttempts is how often the active disk of a set is asked for: it may be discarded
-// between the look at the set and the look at its file.
-const leafAttempts = 8
-
 // acquireLeaf opens the active disk of a set. Once it is locked the set is asked
-// again: another one may have become it just before.
+// again: another one may have become it just before. A disk that is not there was
+// discarded since the look at the set, unless the next look names it again.
 func (h *Handle) acquireLeaf(r Ref) (*Engine, error) {
-	var gone error
-	for range leafAttempts {
-		e, err := h.tryLeaf(r)
-		if gone = nil; errors.Is(err, iofs.ErrNotExist) {
-			gone = err
+	gone := ""
+	for end := time.Now().Add(releaseWait); time.Now().Before(end); {
+		e, leaf, err := h.tryLeaf(r)
+		if errors.Is(err, iofs.ErrNotExist) && leaf != gone {
+			gone = leaf
 			continue
 		}
 		if e != nil || err != nil {
 			return e, err
 		}
 	}
-	if gone != nil {
-		return nil, gone
-	}
 	return nil, Errorf(ErrBusy, StatusOwned, "%s: its active disk changes all the time", r.Path())
 }
 
-// tryLeaf is acquireLeaf once; nil and no error where the active disk changed.
-func (h *Handle) tryLeaf(r Ref) (*Engine, error) {
+// tryLeaf is acquireLeaf once, and the name of the disk as far as the set was read; no
+// engine and no error where the active disk changed.
+func (h *Handle) tryLeaf(r Ref) (_ *Engine, leaf string, err error) {
 	found, err := h.lib.Inspect(r)
-	if err == nil {
-		err = found.Err
-	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	leaf = found.Leaf.Name
+	if found.Err != nil {
+		return nil, leaf, found.Err
 	}
 	h.set, h.ref, h.access = found, found.Leaf, NoFollow
 	e, err := h.lib.acquire(found.Leaf, NoFollow)
@@ -44,25 +41,25 @@ func (h *Handle) tryLeaf(r Ref) (*Engine, error) {
 		err = Errorf(ErrChanged, 0, "active disk of %s changed while it was opened", r.Path())
 	}
 	if err != nil {
-		return nil, err
+		return nil, leaf, err
 	}
 	again, err := h.lib.Inspect(r)
-	if err == nil && again.Err == nil && again.Leaf.Name == found.Leaf.Name {
+	if err == nil && again.Err == nil && again.Leaf.Name == leaf {
 		// What was opened may be another file than what was looked at.
 		if _, err := again.Set.judged(e, again.Set.Leaf); err != nil {
-			return nil, errors.Join(err, h.lib.release(e))
+			return nil, leaf, errors.Join(err, h.lib.release(e))
 		}
-		return e, nil
+		return e, leaf, nil
 	}
-	return nil, errors.Join(err, h.lib.release(e))
+	return nil, leaf, errors.Join(err, h.lib.release(e))
 }
 
 // Active is a set as it is now, and the file of its active disk. found is what was
 // known of it: that disk may have been discarded since.
 func (l *Library) Active(found *Found) (*Found, FileStat, error) {
-	for try := 1; ; try++ {
+	for end := time.Now().Add(releaseWait); ; {
 		st, err := found.Leaf.Dir.Stat(found.Leaf.Name)
-		if try == leafAttempts || !errors.Is(err, iofs.ErrNotExist) {
+		if !errors.Is(err, iofs.ErrNotExist) || time.Now().After(end) {
 			return found, st, err
 		}
 		again, ierr := l.Inspect(found.Ref)
