@@ -130,12 +130,12 @@ func (m mountLine) awaitEnd() error {
 	return nil
 }
 
-// underDevice is the image that is attached as the block device that was typed; what
-// is no block device stands for itself.
+// underDevice is the image that is attached as the device that was typed; what is no
+// device stands for itself.
 func (q *request) underDevice(folder, name string) (string, string, error) {
 	device := filepath.Join(folder, name)
 	st, err := os.Stat(device)
-	if err != nil || st.Mode()&os.ModeDevice == 0 || st.Mode()&os.ModeCharDevice != 0 {
+	if err != nil || st.Mode()&os.ModeDevice == 0 {
 		return folder, name, err
 	}
 	unasked := ""

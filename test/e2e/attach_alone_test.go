@@ -291,3 +291,30 @@ func TestDetachOfOneOfTwoDevices(t *testing.T) {
 	Start(t, dir) // takes a's away
 	require.NotEqual(t, filepath.Join(dir, "a.vhd"), lies(device["a"]))
 }
+
+// Nothing is guessed of a device whose service does not answer, or was killed: the next
+// attach takes away what is over the raw of a dead one.
+func TestDetachOfADeviceThatNobodyAnswersFor(t *testing.T) {
+	a := newAlone(t, "type=fixed")
+	device, s := a.attach("direct=true")
+	require.NoError(t, unix.Kill(s.PID, unix.SIGSTOP))
+	t.Cleanup(func() { _ = unix.Kill(s.PID, unix.SIGCONT) }) // when the test failed
+	out, exit := a.fails("detach", device)
+	require.NoError(t, unix.Kill(s.PID, unix.SIGCONT))
+	require.Equal(t, 3, exit, out)
+	require.Contains(t, out, "no image is attached as this device; of "+s.MountPoint+" nothing is known: ")
+	require.Equal(t, a.image, lies(device))
+	a.ok("detach", device)
+	a.gone(s)
+
+	device, s = a.attach()
+	require.NoError(t, unix.Kill(s.PID, unix.SIGKILL))
+	require.Eventually(t, func() bool { return len(a.services()) == 1 && a.services()[0].Error != "" }, patience, 10*time.Millisecond)
+	out, exit = a.fails("detach", device)
+	require.Equal(t, 3, exit, out)
+	require.Contains(t, out, "no image is attached as this device; of "+s.MountPoint+" nothing is known: ")
+	_, again := a.attach()
+	require.NoDirExists(t, s.MountPoint)
+	a.ok("detach", a.image)
+	a.gone(again)
+}
