@@ -151,31 +151,3 @@ func TestSetsAreLocked(t *testing.T) {
 		"*locked locked locked locked", "*locked locked locked locked",
 		"*free locked locked free", "is locked by", "Stale file handle"}, lines(strings.ReplaceAll(out, " \n", "\n")))
 }
-
-// A guest program writes and verifies, two seconds a round, while snapshots are taken
-// each second, and come and go, until it is done: VHDFS_ROUNDS of it, for a soak.
-func TestSetsUnderFio(t *testing.T) {
-	need.Tool(t, "fio")
-	need.Tool(t, "jq")
-	m := Start(t, t.TempDir())
-	out := m.Shell(t, `
-		echo path=d.vhds size=128M > .vhdfs/create
-		fio --name=w --filename=d.vhds/raw --size=96M --rw=randwrite --bs=4k-64k --rate=50m --loops=${VHDFS_ROUNDS:-4} --verify=crc32c --do_verify=1 \
-			--verify_fatal=1 --fsync=64 --output-format=json --output=$IMAGES/fio.json > $IMAGES/fio.out 2>&1 & fio=$!
-		slowest=0; i=0
-		while kill -0 $fio 2> /dev/null || [ $i -lt 3 ]; do
-			i=$((i+1)); began=$(date +%s%N)
-			mkdir d.vhds/snapshots/s$i
-			took=$((($(date +%s%N)-began)/1000000)); [ $took -le $slowest ] || slowest=$took
-			sha256sum d.vhds/snapshots/s$i/raw > $IMAGES/sum$i
-			if [ $i -gt 2 ]; then rmdir d.vhds/snapshots/s$((i-2)); rm $IMAGES/sum$((i-2)); echo 1 > d.vhds/optimize; fi
-			sha256sum --quiet -c $IMAGES/sum$i
-			sleep 1
-		done
-		wait $fio; echo fio $?
-		ls d.vhds/snapshots | wc -l
-		echo "$i snapshots, the slowest $slowest ms, longest write $(jq '.jobs[0].write.clat_ns.max/1000000|floor' $IMAGES/fio.json) ms, longest fsync $(jq '.jobs[0].sync.lat_ns.max/1000000|floor' $IMAGES/fio.json) ms"`)
-	l := lines(out)
-	require.Equal(t, []string{"fio 0", "2"}, l[:len(l)-1])
-	t.Log(l[2])
-}
