@@ -119,6 +119,7 @@ func serve(ctx context.Context, o fs.Options, leash *os.File) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
+	signal.Ignore(syscall.SIGPIPE) // who reads the log may go; the disks stay
 
 	var mounted atomic.Pointer[fs.Server]
 	o.Image = imageDocuments(o.Library, &mounted)

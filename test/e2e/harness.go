@@ -220,7 +220,11 @@ func Command(t testing.TB, dir string, args ...string) (string, error) {
 
 func run(t testing.TB, dir string, env []string, name string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	limit := patience
+	if os.Getenv("VHDFS_ROUNDS") != "" {
+		limit = time.Hour // a soak
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
@@ -230,7 +234,7 @@ func run(t testing.TB, dir string, env []string, name string, args ...string) (s
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		err = errors.Join(err, fmt.Errorf("hung for %v", patience))
+		err = errors.Join(err, fmt.Errorf("hung for %v", limit))
 	}
 	return out.String(), err
 }

@@ -52,6 +52,24 @@ func TestDaemonsEndWithTheirTests(t *testing.T) {
 	}
 }
 
+// A daemon goes on when nobody reads its log any more, and ends as ever.
+func TestDaemonOutlivesWhoReadsItsLog(t *testing.T) {
+	need.Fuse(t)
+	log, theirs, err := os.Pipe()
+	require.NoError(t, err)
+	m := &Mount{Dir: t.TempDir(), Images: t.TempDir()}
+	m.cmd = exec.Command(program, "mount", "--log-level", "debug", m.Images, m.Dir)
+	m.cmd.Stderr = theirs
+	require.NoError(t, startReady(t, m.cmd))
+	t.Cleanup(func() { _ = unix.Unmount(m.Dir, unix.MNT_DETACH) }) // when it died
+	require.NoError(t, theirs.Close())
+	require.NoError(t, log.Close())
+	m.Shell(t, `echo path=d.vhdx size=4M > .vhdfs/create; echo 8M > d.vhdx/resize; printf abc > d.vhdx/raw`)
+	require.NoError(t, m.cmd.Process.Signal(unix.SIGTERM))
+	require.NoError(t, m.cmd.Wait())
+	require.Empty(t, mountsBelow(filepath.Dir(m.Dir)))
+}
+
 // hold mounts, says where, and waits to be killed.
 func hold(t *testing.T, whose string) {
 	mnt := ""
