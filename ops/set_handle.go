@@ -55,15 +55,16 @@ func (h *Handle) tryLeaf(r Ref) (_ *Engine, leaf string, err error) {
 }
 
 // Active is a set as it is now, and the file of its active disk. found is what was
-// known of it: that disk may have been discarded since.
+// known of it: that disk may have been discarded since, and so may the next one. The
+// error is the answer where the set names a disk again that is not there.
 func (l *Library) Active(found *Found) (*Found, FileStat, error) {
 	for end := time.Now().Add(releaseWait); ; {
 		st, err := found.Leaf.Dir.Stat(found.Leaf.Name)
-		if !errors.Is(err, iofs.ErrNotExist) || time.Now().After(end) {
+		if err == nil && found.Err == nil || err != nil && !errors.Is(err, iofs.ErrNotExist) || time.Now().After(end) {
 			return found, st, err
 		}
 		again, ierr := l.Inspect(found.Ref)
-		if ierr != nil || again.Err != nil || again.Set == nil {
+		if ierr != nil || again.Set == nil || again.Leaf.Name == found.Leaf.Name && again.Err != nil {
 			return found, st, err
 		}
 		found = again
