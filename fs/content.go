@@ -205,7 +205,6 @@ func (c *content) open(ctx context.Context, write bool) (*contentHandle, error) 
 	caller, known := fuse.FromContext(ctx)
 	device := known && ownThread(caller.Pid)
 	if device && write { // nothing else of the daemon's writes to its own mount
-
 		access |= ops.ForDevice
 	}
 	v, err := c.m.admit(c, write)

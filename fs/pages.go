@@ -50,7 +50,7 @@ type pages struct {
 	lost    losses
 	fixing  bool // a truncation of our own raw is under way
 
-	forgotten bool // the kernel dropped a node of it, and none was looked up since
+	forgotten time.Time // when the kernel dropped a node of it, and none was looked up since; else zero
 
 	growing   bool          // a SETATTR changes the size
 	following int           // answered ones, of which not everybody knows yet
@@ -133,7 +133,7 @@ func (m *mount) look(id ops.FileID, st *ops.FileStat, w window, n names) uint32 
 		m.renewLocked(v)
 		d.windows[w.part] = v
 	}
-	v.names, v.forgotten = n, false
+	v.names, v.forgotten = n, time.Time{}
 	if v.idle() {
 		if v.window != w || v.seen != nil && !v.seen.startsWith(*st) {
 			m.renewLocked(v)
@@ -300,8 +300,8 @@ const remembered = time.Minute
 func (m *mount) forget(c *content, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if v := c.viewLocked(); v != nil && !v.forgotten {
-		v.forgotten = true
+	if v := c.viewLocked(); v != nil {
+		v.forgotten = now
 		m.mu.forgotten = append(m.mu.forgotten, forgotten{c.file, c.window.part, c.gen, now})
 	}
 	for len(m.mu.forgotten) > 0 && now.Sub(m.mu.forgotten[0].at) > remembered {
@@ -316,11 +316,7 @@ func (m *mount) dropLocked(f forgotten) {
 		return
 	}
 	v := d.windows[f.part]
-	if v == nil || v.gen != f.gen || !v.forgotten {
-		return
-	}
-	if !v.idle() { // a node looked up since: its own FORGET is to come
-		v.forgotten = false
+	if v == nil || v.gen != f.gen || !v.forgotten.Equal(f.at) || !v.idle() { // a node looked up since has a FORGET of its own
 		return
 	}
 	delete(d.windows, f.part)

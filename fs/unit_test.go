@@ -144,9 +144,11 @@ func TestForgottenViewsStayForAWhile(t *testing.T) {
 	require.Contains(t, m.mu.disks, st.ID, "looked up since")
 
 	m.forget(c, now)
+	look()
 	m.forget(c, now.Add(remembered))
-	require.Contains(t, m.mu.disks, st.ID)
 	m.forget(&content{m: m}, now.Add(remembered+1))
+	require.Contains(t, m.mu.disks, st.ID, "a minute from the last time on")
+	m.forget(&content{m: m}, now.Add(2*remembered+1))
 	require.Empty(t, m.mu.disks)
 	require.Empty(t, m.mu.forgotten)
 }
